@@ -1,0 +1,109 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Every bound in the product, in one place. `holdfast status --json` and docs/ARCHITECTURE.md show
+// those an operator may meet.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "base/time.h"
+#include "base/units.h"
+
+namespace holdfast::limits {
+
+// Segments.
+inline constexpr std::uint64_t kSegmentBytesDefault = 32 * kMiB;
+inline constexpr std::uint64_t kSegmentBytesMin = 1 * kMiB;
+inline constexpr std::uint64_t kSegmentBytesMax = 1 * kGiB;
+
+// Volumes and pools.
+inline constexpr std::uint64_t kVolumeBytesMin = kMiB;
+inline constexpr std::uint64_t kVolumeBytesMax = 32 * kTiB;
+inline constexpr std::size_t kNameBytesMax = 63;  // of a pool or a volume
+inline constexpr std::size_t kVolumesPerPoolMax = 10'000;
+inline constexpr std::size_t kPoolsMax = 64;
+
+// Records: one header block, then payload.
+inline constexpr std::uint32_t kRecordPayloadBlocksMax = 128;  // 512 KiB
+inline constexpr std::uint32_t kAppendsInFlightMax = 8;        // of one volume's main log
+// With this many in flight a record that is not full gathers more writes (group commit).
+inline constexpr std::uint32_t kAppendsBeforeGathering = 1;
+// While a guest flushes often, an append also zeroes this many blocks ahead, so that the syncs that
+// follow find written extents and need no journal commit for each.
+inline constexpr std::uint32_t kZeroAheadBlocks = 256;
+inline constexpr std::uint32_t kPageAppendsInFlightMax = 4;    // of a checkpoint
+// Acknowledged but not yet durable records kept in memory; reaching it starts a flush.
+inline constexpr std::uint64_t kRetainedBytesMax = 32 * kMiB;
+
+// Map page cache: resident pages of one volume, clean, dirty and frozen together. Soft by what one
+// recovery or one checkpoint pins.
+inline constexpr std::uint64_t kPageCacheBytesDefault = 64 * kMiB;
+inline constexpr std::uint64_t kPageCacheBytesMin = 1 * kMiB;
+
+// Checkpoints.
+inline constexpr std::uint64_t kCheckpointLogBytes = 256 * kMiB;
+inline constexpr Duration kCheckpointIdle = 2s;
+
+// Requests inside one volume at a time; more wait in the submitter's own objects.
+inline constexpr std::size_t kVolumeRequestsMax = 1024;
+inline constexpr std::size_t kVolumeReadsInFlightMax = 512;  // disk reads
+inline constexpr std::uint32_t kReadBlocksMax = 128;         // of one disk read
+inline constexpr std::uint32_t kReadVectorsMax = 16;
+// Leaves that one record pins, and leaves that one request walks before others have a turn.
+inline constexpr std::size_t kRecordLeavesMax = 128;
+inline constexpr std::uint32_t kLeavesPerTurnMax = 512;
+
+// Files.
+inline constexpr std::size_t kOpenSegmentsMax = 1024;  // file handles kept per volume
+
+// Holding.
+inline constexpr Duration kRetryDelayMin = 50ms;
+inline constexpr Duration kRetryDelayMax = 1s;
+
+// Space kept for metadata, deletes and the cleaner: max(1 GiB, 1 %), at most 1/8 of a tiny pool.
+inline constexpr std::uint64_t kReserveBytesMin = 1 * kGiB;
+inline constexpr std::uint64_t kReservePercent = 1;
+inline constexpr std::uint64_t kReserveTinyPoolDivisor = 8;
+
+// NBD.
+inline constexpr std::uint32_t kNbdRequestBytesMax = 32 * kMiB;
+inline constexpr std::size_t kNbdConnectionsPerExportMax = 64;
+inline constexpr std::size_t kNbdRequestsPerConnectionMax = 256;
+inline constexpr std::uint64_t kNbdBufferBytesPerConnectionMax = 64 * kMiB;
+// Shared out evenly among an export's connections; each may always have one request of any size.
+inline constexpr std::uint64_t kNbdBufferBytesPerExportMax = 256 * kMiB;
+inline constexpr std::uint64_t kNbdPooledBytesMax = 16 * kMiB;  // free buffers an export keeps
+inline constexpr Duration kNbdPoolIdleTime = 1s;                // after which it keeps none
+inline constexpr Duration kNbdDrainTime = 10s;  // for a peer to take its last replies
+inline constexpr std::size_t kNbdOptionBytesMax = 4096;
+inline constexpr std::size_t kNbdOptionsPerHandshakeMax = 64;
+inline constexpr Duration kNbdHandshakeTime = 10s;
+inline constexpr std::size_t kNbdBlockStatusExtentsMax = 1024;
+
+// Control interface.
+inline constexpr std::size_t kApiBodyBytesMax = 1 * kMiB;
+inline constexpr std::size_t kApiThreads = 4;
+inline constexpr std::size_t kApiConnectionsWaitingMax = 64;  // more wait in the kernel's backlog
+inline constexpr Duration kApiSocketTime = 5s;                // for a client to send its request
+inline constexpr Duration kApiAnswerTime = 60s;               // then the answer is "still at it"
+
+// The host.
+inline constexpr std::size_t kAttachmentsMax = 1024;
+inline constexpr Duration kRestoreTime = 15s;  // a start waits this long for pools that hang
+inline constexpr Duration kReopenDelayMin = 500ms;
+inline constexpr Duration kReopenDelayMax = 15s;
+inline constexpr Duration kStatusSpaceTime = 1s;  // `status` waits this long for a pool's space
+inline constexpr Duration kStopTime = 20s;        // a clean stop; then as a crash: nothing is lost
+inline constexpr std::size_t kStateFileBytesMax = 1 * kMiB;
+
+// Logs.
+inline constexpr std::uint64_t kLogFileBytesMax = 4 * kMiB;
+inline constexpr std::size_t kLogFilesMax = 4;
+inline constexpr std::size_t kLogQueueMessagesMax = 1024;
+inline constexpr std::size_t kLogMessageBytesMax = 2048;
+inline constexpr std::size_t kLogRecentMessagesMax = 32;  // whose repetitions are only counted
+inline constexpr Duration kLogRepeatTime = 10s;
+inline constexpr std::uint64_t kLogLinesPerSecondMax = 200;
+
+}  // namespace holdfast::limits

@@ -1,0 +1,103 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "format/root.h"
+
+#include "base/bytes.h"
+#include "base/limits.h"
+#include "base/units.h"
+#include "format/page.h"
+#include "format/sealed_block.h"
+
+namespace holdfast::format {
+namespace {
+
+constexpr std::uint64_t kKnownIncompatibleFeatures = 0;
+
+Error corrupt_root(const RootId& id, std::string_view why) {
+  return Error(ErrorCode::corrupt, "root " + std::to_string(id.epoch.value) + "." +
+                                       std::to_string(id.number) + " of volume " +
+                                       id.volume.to_string() + ": " + std::string(why));
+}
+
+}  // namespace
+
+std::vector<std::byte> encode_root(const Root& root) {
+  std::vector<std::byte> bytes(kBlockBytes);
+  ByteWriter out(bytes);
+  out.put_zeros(kSealBytes);
+  out.put<std::uint16_t>(kRootVersion);
+  out.put<std::uint8_t>(kPageLevels);
+  out.put_zeros(5);
+  out.put_bytes(root.id.volume.bytes);
+  out.put<std::uint64_t>(root.id.epoch.value);
+  out.put<std::uint64_t>(root.id.number);
+  out.put<std::uint64_t>(root.size_bytes);
+  out.put<std::uint64_t>(root.segment_bytes);
+  out.put<std::uint64_t>(root.map_top.raw);
+  out.put<std::uint64_t>(root.segment_table_top.raw);
+  out.put<std::uint64_t>(root.position.next_sequence.value);
+  out.put<std::uint64_t>(root.position.segment.value);
+  out.put<std::uint32_t>(root.position.block_index);
+  out.put_zeros(4);
+  out.put<std::uint64_t>(root.next_segment.value);
+  out.put<std::uint64_t>(root.incompatible_features);
+  out.put_bytes(root.parent.bytes);
+  out.put<std::uint64_t>(root.page_segment.value);
+  out.put<std::uint32_t>(root.page_segment_used_blocks);
+  out.fill_rest_with_zeros();
+  seal_block(bytes, kRootMagic);
+  return bytes;
+}
+
+Result<Root> decode_root(std::span<const std::byte> bytes, const RootId& id) {
+  if (bytes.size() != kBlockBytes || !check_sealed_block(bytes, kRootMagic)) {
+    return corrupt_root(id, "its checksum does not match");
+  }
+  ByteReader in(bytes.subspan(kSealBytes));
+  const auto version = in.get<std::uint16_t>();
+  if (version != kRootVersion) {
+    return Error(ErrorCode::unsupported, "volume " + id.volume.to_string() +
+                                             " has root format version " + std::to_string(version) +
+                                             "; this program knows version " +
+                                             std::to_string(kRootVersion) +
+                                             ": use the program that wrote it, or a newer one");
+  }
+  const auto levels = in.get<std::uint8_t>();
+  in.expect_zeros(5);
+  Root root;
+  in.get_bytes(root.id.volume.bytes);
+  root.id.epoch = {in.get<std::uint64_t>()};
+  root.id.number = in.get<std::uint64_t>();
+  root.size_bytes = in.get<std::uint64_t>();
+  root.segment_bytes = in.get<std::uint64_t>();
+  root.map_top = {in.get<std::uint64_t>()};
+  root.segment_table_top = {in.get<std::uint64_t>()};
+  root.position.next_sequence = {in.get<std::uint64_t>()};
+  root.position.segment = {in.get<std::uint64_t>()};
+  root.position.block_index = in.get<std::uint32_t>();
+  in.expect_zeros(4);
+  root.next_segment = {in.get<std::uint64_t>()};
+  root.incompatible_features = in.get<std::uint64_t>();
+  in.get_bytes(root.parent.bytes);
+  root.page_segment = {in.get<std::uint64_t>()};
+  root.page_segment_used_blocks = in.get<std::uint32_t>();
+  if ((root.incompatible_features & ~kKnownIncompatibleFeatures) != 0) {
+    const int bit = __builtin_ctzll(root.incompatible_features & ~kKnownIncompatibleFeatures);
+    return Error(ErrorCode::unsupported,
+                 "volume " + id.volume.to_string() + " uses feature bit " + std::to_string(bit) +
+                     ", which this program does not know: use the program that wrote it, or a "
+                     "newer one");
+  }
+  in.expect_zeros(in.remaining());
+  if (!in.ok()) return corrupt_root(id, "reserved bytes are not zero");
+  if (root.id != id) return corrupt_root(id, "it names another volume, epoch or number");
+  const bool tops_valid = (root.map_top.is_stored() || root.map_top.is_hole()) &&
+                          (root.segment_table_top.is_stored() || root.segment_table_top.is_hole());
+  if (levels != kPageLevels || !tops_valid || root.next_segment.value == 0 ||
+      root.segment_bytes < limits::kSegmentBytesMin || root.segment_bytes > limits::kSegmentBytesMax ||
+      root.segment_bytes % kBlockBytes != 0 || root.size_bytes > limits::kVolumeBytesMax) {
+    return corrupt_root(id, "its fields contradict each other");
+  }
+  return root;
+}
+
+}  // namespace holdfast::format

@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// A root: one checksummed description of a volume at a position of its log. One block (4096 bytes),
+// stored as an object of its own named by (volume, epoch, number). docs/format.md, "Root".
+//
+//   0 u32 magic "HFRT"   4 u32 CRC-32C of bytes 8..4095   8 u16 version   10 u8 page levels   11 zero
+//   12 u32 zero   16 volume id (16)   32 u64 epoch   40 u64 number   48 u64 size in bytes
+//   56 u64 segment bytes   64 u64 location of the map's top page   72 u64 of the segment table's
+//   80 u64 next sequence   88 u64 segment of the log position (0: the next segment with that
+//   sequence)   96 u32 block index of it   100 u32 zero   104 u64 next segment number
+//   112 u64 incompatible feature bits   120 parent volume id (16)
+//   136 u64 page segment being filled (0: none)   144 u32 its used blocks   148.. zero
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "base/ids.h"
+#include "base/result.h"
+#include "format/location.h"
+
+namespace holdfast::format {
+
+inline constexpr std::uint32_t kRootMagic = 0x54524648;  // "HFRT"
+inline constexpr std::uint16_t kRootVersion = 1;
+
+// Where replay starts: the record `next_sequence` is at (segment, block_index), or begins a later
+// segment.
+struct LogPosition {
+  Sequence next_sequence{1};
+  SegmentNumber segment;  // 0: no segment yet
+  std::uint32_t block_index = 0;
+  bool operator==(const LogPosition&) const = default;
+};
+
+struct Root {
+  RootId id;
+  std::uint64_t size_bytes = 0;
+  std::uint64_t segment_bytes = 0;
+  BlockLocation map_top;
+  BlockLocation segment_table_top;
+  LogPosition position;
+  SegmentNumber next_segment{1};
+  std::uint64_t incompatible_features = 0;
+  VolumeId parent;
+  SegmentNumber page_segment;  // what lies behind its used blocks is nobody's
+  std::uint32_t page_segment_used_blocks = 0;
+  bool operator==(const Root&) const = default;
+};
+
+std::vector<std::byte> encode_root(const Root& root);
+// corrupt: the bytes fail their check or are not the root `id`; unsupported: a newer version or an
+// unknown feature, named.
+Result<Root> decode_root(std::span<const std::byte> bytes, const RootId& id);
+
+}  // namespace holdfast::format

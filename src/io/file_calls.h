@@ -1,0 +1,48 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The blocking calls behind Disk: plain functions, for its worker thread (and for start-up code).
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "base/result.h"
+#include "io/file_system.h"
+
+namespace holdfast::file_calls {
+
+// Owns a descriptor.
+class Descriptor {
+ public:
+  Descriptor() = default;
+  explicit Descriptor(int descriptor) : descriptor_(descriptor) {}
+  Descriptor(Descriptor&& other) noexcept : descriptor_(std::exchange(other.descriptor_, -1)) {}
+  Descriptor& operator=(Descriptor&& other) noexcept;
+  ~Descriptor();
+  int get() const { return descriptor_; }
+  int release() { return std::exchange(descriptor_, -1); }
+
+ private:
+  int descriptor_ = -1;
+};
+
+inline constexpr std::size_t kSmallFileBytesMax = 1 << 20;
+
+Result<Descriptor> open(const std::string& path, const FileOpenOptions& options);
+Result<void> make_directory(const std::string& path);
+Result<void> remove_file(const std::string& path);
+Result<void> remove_directory(const std::string& path);
+Result<void> rename(const std::string& from, const std::string& to);
+Result<void> sync_directory(const std::string& path);
+Result<std::vector<std::string>> list(const std::string& path);
+Result<void> truncate(const std::string& path, std::uint64_t size_bytes);
+Result<std::uint64_t> allocated_bytes(const std::string& path);
+Result<FileSystemSpace> space(const std::string& path);
+Result<std::vector<std::byte>> read_file(const std::string& path);
+Result<void> write_file(const std::string& path, const std::vector<std::byte>& bytes);
+Result<Descriptor> lock(const std::string& path, const std::string& holder);
+
+}  // namespace holdfast::file_calls

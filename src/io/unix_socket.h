@@ -1,0 +1,34 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Streams and listeners on unix sockets, through the loop's io_uring.
+//
+// Threading: the loop's thread. A stream or listener may be destroyed at any time, also in its own
+// callbacks: requests in flight are then dropped without a callback, and neither their memory nor
+// their buffers are touched any more. The loop outlives both.
+#pragma once
+
+#include <sys/types.h>
+
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "base/result.h"
+#include "io/loop.h"
+#include "io/stream.h"
+
+namespace holdfast {
+
+// Takes over a connected stream socket.
+std::unique_ptr<Stream> make_stream(Loop& loop, int descriptor);
+
+Result<std::unique_ptr<Stream>> connect_unix(Loop& loop, const std::string& path);
+
+using AcceptCallback = std::function<void(std::unique_ptr<Stream>)>;
+
+// Listens at `path`. A socket file left behind by a dead process is replaced; a living listener
+// there is `busy`, anything but a socket `already_exists`.
+Result<std::unique_ptr<Listener>> listen_unix(Loop& loop, std::string path, mode_t mode,
+                                              AcceptCallback on_accept);
+
+}  // namespace holdfast

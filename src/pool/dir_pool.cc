@@ -1,0 +1,558 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "pool/dir_pool.h"
+
+#include <algorithm>
+#include <array>
+#include <charconv>
+#include <cstdio>
+#include <optional>
+
+#include "base/bytes.h"
+#include "base/log.h"
+#include "pool/names.h"
+#include "pool/space.h"
+
+namespace holdfast {
+namespace {
+
+constexpr std::string_view kRecordName = "holdfast.pool";
+constexpr std::string_view kNewRecordName = "holdfast.pool.new";
+constexpr std::string_view kLockName = "lock";
+constexpr std::string_view kVolumesName = "volumes";
+constexpr std::string_view kVolumeRecordName = "volume";
+constexpr std::string_view kCreatingPrefix = ".creating-";
+constexpr std::string_view kRemovingPrefix = ".removing-";
+constexpr std::string_view kNewPrefix = ".new-";
+constexpr std::string_view kSegmentPrefix = "seg-";
+constexpr std::string_view kRootPrefix = "root-";
+constexpr std::size_t kHexDigits = 16;
+
+std::string join(std::string_view directory, std::string_view name) {
+  std::string path(directory);
+  return path.append("/").append(name);
+}
+
+std::string numbered_name(std::string_view prefix, std::uint64_t epoch, std::uint64_t number) {
+  char digits[2 * kHexDigits + 2];
+  std::snprintf(digits, sizeof digits, "%016llx-%016llx", static_cast<unsigned long long>(epoch),
+                static_cast<unsigned long long>(number));
+  return std::string(prefix).append(digits);
+}
+
+std::optional<std::uint64_t> parse_hex(std::string_view digits) {
+  std::uint64_t value = 0;
+  for (const char c : digits) {
+    if (!((c >= '0' && c <= '9') || (c >= 'a' && c <= 'f'))) return std::nullopt;
+  }
+  const auto [end, error] = std::from_chars(digits.begin(), digits.end(), value, 16);
+  if (error != std::errc{} || end != digits.end()) return std::nullopt;
+  return value;
+}
+
+struct NumberedName {
+  std::uint64_t epoch = 0;
+  std::uint64_t number = 0;
+};
+
+// Exactly what numbered_name() makes.
+std::optional<NumberedName> parse_numbered_name(std::string_view prefix, std::string_view name) {
+  if (!name.starts_with(prefix)) return std::nullopt;
+  name.remove_prefix(prefix.size());
+  if (name.size() != 2 * kHexDigits + 1 || name[kHexDigits] != '-') return std::nullopt;
+  const auto epoch = parse_hex(name.substr(0, kHexDigits));
+  const auto number = parse_hex(name.substr(kHexDigits + 1));
+  if (!epoch.has_value() || !number.has_value()) return std::nullopt;
+  return NumberedName{*epoch, *number};
+}
+
+std::string segment_name(const SegmentId& segment) {
+  return numbered_name(kSegmentPrefix, segment.epoch.value, segment.number.value);
+}
+std::string root_name(const RootId& root) {
+  return numbered_name(kRootPrefix, root.epoch.value, root.number);
+}
+
+Uuid make_uuid(Executor& executor) {
+  std::array<std::byte, 16> random;
+  store_little(random.data(), executor.random());
+  store_little(random.data() + 8, executor.random());
+  return Uuid::from_random(random);
+}
+
+std::string parent_directory(const std::string& path) {
+  const std::size_t slash = path.rfind('/');
+  return slash == 0 ? "/" : path.substr(0, slash);
+}
+
+Result<void> check_create_options(const PoolCreateOptions& options) {
+  if (options.shared) {
+    return Error(ErrorCode::unsupported,
+                 "this version has no shared pools; leave out --shared and use the pool from one "
+                 "host only");
+  }
+  if (options.segment_bytes < limits::kSegmentBytesMin ||
+      options.segment_bytes > limits::kSegmentBytesMax ||
+      options.segment_bytes % limits::kSegmentBytesMin != 0) {
+    return Error(ErrorCode::invalid_argument,
+                 "a segment size of " + std::to_string(options.segment_bytes) +
+                     " bytes is not possible; use a multiple of " +
+                     format_bytes(limits::kSegmentBytesMin) + " up to " +
+                     format_bytes(limits::kSegmentBytesMax));
+  }
+  return {};
+}
+
+// Makes the pool's directory, or accepts one that holds nothing of anybody's.
+Task<Result<void>> prepare_directory(FileSystem* files, std::string path) {
+  const auto made = co_await files->make_directory(path);
+  if (made.ok()) {
+    std::string parent = parent_directory(path);
+    co_return co_await files->sync_directory(std::move(parent));
+  }
+  if (made.error().code() == ErrorCode::not_found) {
+    co_return Error(ErrorCode::not_found, "cannot create " + path + ": the directory " +
+                                              parent_directory(path) +
+                                              " does not exist; create it or mount the storage "
+                                              "there first");
+  }
+  if (made.error().code() != ErrorCode::already_exists) co_return made.error();
+  CO_TRY_ASSIGN(const std::vector<std::string> names, co_await files->list(path));
+  if (std::find(names.begin(), names.end(), kRecordName) != names.end()) {
+    co_return Error(ErrorCode::already_exists,
+                    path + " is a pool already; open it with 'holdfast pool open NAME dir:" + path +
+                        "'");
+  }
+  // An interrupted creation leaves the last three; lost+found is in every fresh ext4.
+  for (const std::string& name : names) {
+    bool harmless = name == "lost+found" || name == kLockName || name == kNewRecordName;
+    if (name == kVolumesName) {
+      std::string volumes = join(path, name);
+      const auto volumes_list = co_await files->list(std::move(volumes));
+      harmless = volumes_list.ok() && volumes_list->empty();
+    }
+    if (!harmless) {
+      co_return Error(ErrorCode::already_exists,
+                      path + " is not empty (it holds " + name + " and " +
+                          std::to_string(names.size() - 1) +
+                          " more); give the pool a directory of its own");
+    }
+  }
+  co_return Result<void>{};
+}
+
+}  // namespace
+
+DirPool::DirPool(PoolContext context, std::string path, const format::PoolRecord& record,
+                 std::unique_ptr<FileLock> lock)
+    : context_(std::move(context)), path_(std::move(path)), lock_(std::move(lock)) {
+  info_.id = record.id;
+  info_.location = "dir:" + path_;
+  info_.shared = record.shared;
+  info_.segment_bytes = record.segment_bytes;
+  info_.format_version = format::kPoolFormatVersion;
+  info_.compatible_features = record.compatible_features;
+  info_.read_only_compatible_features = record.read_only_compatible_features;
+  info_.incompatible_features = record.incompatible_features;
+  info_.created = record.created;
+}
+
+Task<Result<std::unique_ptr<Pool>>> DirPool::create(PoolContext context, std::string path,
+                                                    PoolCreateOptions options) {
+  CO_TRY(check_create_options(options));
+  FileSystem& files = context.file_system;
+  CO_TRY(co_await prepare_directory(&files, path));
+  CO_TRY_ASSIGN(std::unique_ptr<FileLock> lock, co_await take_lock(&context, path));
+  std::string volumes = join(path, kVolumesName);
+  const auto volumes_made = co_await files.make_directory(std::move(volumes));
+  if (!volumes_made.ok() && volumes_made.error().code() != ErrorCode::already_exists) {
+    co_return volumes_made.error();
+  }
+  format::PoolRecord record;
+  record.id = make_uuid(context.executor);
+  record.segment_bytes = options.segment_bytes;
+  record.created = context.executor.wall_time();
+  std::vector<std::byte> bytes = format::encode_pool_record(record);
+  const std::string temporary = join(path, kNewRecordName);
+  CO_TRY(co_await files.write_file(temporary, std::move(bytes)));
+  std::string final_path = join(path, kRecordName);
+  CO_TRY(co_await files.rename(temporary, std::move(final_path)));
+  CO_TRY(co_await files.sync_directory(path));
+  co_return std::unique_ptr<Pool>(
+      new DirPool(std::move(context), std::move(path), record, std::move(lock)));  // NOLINT
+}
+
+Task<Result<std::unique_ptr<Pool>>> DirPool::open(PoolContext context, std::string path) {
+  FileSystem& files = context.file_system;
+  std::string record_path = join(path, kRecordName);
+  const auto bytes = co_await files.read_file(std::move(record_path));
+  if (!bytes.ok()) {
+    if (bytes.error().code() != ErrorCode::not_found) co_return bytes.error();
+    const auto there = co_await files.list(path);
+    if (there.ok()) {
+      co_return Error(ErrorCode::not_found,
+                      path + " is not a pool: it has no " + std::string(kRecordName) +
+                          "; is the storage mounted? 'holdfast pool create NAME dir:" + path +
+                          "' makes a pool in an empty directory");
+    }
+    co_return Error(ErrorCode::not_found,
+                    "there is no directory " + path + "; mount the storage there, or create a "
+                    "pool with 'holdfast pool create NAME dir:" + path + "'");
+  }
+  auto decoded = format::decode_pool_record(bytes.value());
+  if (!decoded.ok()) {
+    co_return decoded.take_error().context("cannot open the pool dir:" + path);
+  }
+  if (decoded->shared) {
+    co_return Error(ErrorCode::unsupported, "cannot open the pool dir:" + path +
+                                                ": it is shared between hosts, which this version "
+                                                "does not support; use a newer holdfastd");
+  }
+  CO_TRY_ASSIGN(std::unique_ptr<FileLock> lock, co_await take_lock(&context, path));
+  std::unique_ptr<DirPool> pool(
+      new DirPool(std::move(context), std::move(path), *decoded, std::move(lock)));  // NOLINT
+  co_await pool->remove_leftovers();
+  co_return std::unique_ptr<Pool>(std::move(pool));
+}
+
+Task<Result<std::unique_ptr<FileLock>>> DirPool::take_lock(PoolContext* context,
+                                                           std::string path) {
+  std::string lock_path = join(path, kLockName);
+  std::string holder = context->holder;
+  auto lock = co_await context->file_system.lock(std::move(lock_path), std::move(holder));
+  if (!lock.ok() && lock.error().code() == ErrorCode::busy) {
+    co_return lock.take_error().context("the pool dir:" + path + " is open in another daemon");
+  }
+  co_return std::move(lock);
+}
+
+Task<Result<PoolSpace>> DirPool::space() {
+  CO_TRY_ASSIGN(const FileSystemSpace space, co_await context_.file_system.space(path_));
+  PoolSpace answer;
+  answer.capacity_bytes = space.capacity_bytes;
+  answer.available_bytes = space.available_bytes;
+  answer.reserve_bytes = reserve_bytes_of(space.capacity_bytes);
+  co_return answer;
+}
+
+Task<Result<std::vector<VolumeRecord>>> DirPool::list_volumes() {
+  std::string volumes = volumes_path();
+  CO_TRY_ASSIGN(const std::vector<std::string> names,
+                co_await context_.file_system.list(std::move(volumes)));
+  std::vector<VolumeRecord> records;
+  for (const std::string& name : names) {
+    const std::optional<Uuid> id = Uuid::parse(name);
+    if (!id.has_value() || id->to_string() != name) continue;
+    auto record = co_await read_volume_record(*id);
+    if (record.ok()) {
+      records.push_back(std::move(record).value());
+      continue;
+    }
+    // Storage that cannot be reached says nothing about volumes; a single bad one must not take
+    // the others with it.
+    if (record.error().code() == ErrorCode::path_failure) co_return record.take_error();
+    log_warning("skipping volume " + name + " of pool " + info_.location + ": " +
+                record.error().message());
+  }
+  co_return records;
+}
+
+Task<Result<void>> DirPool::create_volume(VolumeRecord record, RootId root,
+                                          std::vector<std::byte> root_bytes) {
+  FileSystem& files = context_.file_system;
+  CO_TRY(check_name("volume", record.name));
+  const Claim claim(names_in_use_now_, record.name);
+  if (!claim.is_new()) {
+    co_return Error(ErrorCode::already_exists,
+                    "the volume " + record.name + " is being created just now; use another name");
+  }
+  CO_TRY(co_await check_name_is_free(record, true));
+  const std::string creating = join(volumes_path(), kCreatingPrefix) + record.id.to_string();
+  CO_TRY(co_await files.make_directory(creating));
+  std::string name_of_root = root_name(root);
+  auto filled = co_await fill_new_volume(creating, record, std::move(name_of_root),
+                                         std::move(root_bytes));
+  if (filled.ok()) {
+    std::string final_path = volume_path(record.id);
+    filled = co_await files.rename(creating, std::move(final_path));
+  }
+  if (!filled.ok()) {
+    const auto removed = co_await remove_tree(creating);
+    if (!removed.ok()) log_warning(removed.error().message());
+    co_return filled;
+  }
+  std::string volumes = volumes_path();
+  co_return co_await files.sync_directory(std::move(volumes));
+}
+
+Task<Result<void>> DirPool::fill_new_volume(std::string directory, VolumeRecord record,
+                                            std::string root_file,
+                                            std::vector<std::byte> root_bytes) {
+  FileSystem& files = context_.file_system;
+  CO_TRY(co_await write_volume_record(directory, std::move(record)));
+  std::string root_file_path = join(directory, root_file);
+  CO_TRY(co_await files.write_file(std::move(root_file_path), std::move(root_bytes)));
+  co_return co_await files.sync_directory(std::move(directory));
+}
+
+Task<Result<void>> DirPool::update_volume(VolumeRecord record) {
+  CO_TRY(check_name("volume", record.name));
+  CO_TRY(co_await read_volume_record(record.id));
+  const Claim claim(names_in_use_now_, record.name);
+  if (!claim.is_new()) {
+    co_return Error(ErrorCode::already_exists, "the volume " + record.name +
+                                                   " is being created or renamed just now; try "
+                                                   "again or use another name");
+  }
+  CO_TRY(co_await check_name_is_free(record, false));
+  std::string directory = volume_path(record.id);
+  co_return co_await write_volume_record(std::move(directory), std::move(record));
+}
+
+Task<Result<void>> DirPool::remove_volume(VolumeId volume) {
+  FileSystem& files = context_.file_system;
+  const std::string removing = join(volumes_path(), kRemovingPrefix) + volume.to_string();
+  std::string path = volume_path(volume);
+  auto renamed = co_await files.rename(std::move(path), removing);
+  if (!renamed.ok()) {
+    if (renamed.error().code() == ErrorCode::not_found) {
+      co_return Error(ErrorCode::not_found, "there is no volume " + volume.to_string() +
+                                                " in the pool " + info_.location);
+    }
+    co_return renamed;
+  }
+  std::string volumes = volumes_path();
+  CO_TRY(co_await files.sync_directory(std::move(volumes)));
+  // From here on the volume is gone; what is left takes only space, and the next open tries again.
+  const auto removed = co_await remove_tree(removing);
+  if (!removed.ok()) {
+    log_warning("the space of removed volume " + volume.to_string() +
+                " is freed when the pool is opened again: " + removed.error().message());
+  }
+  co_return Result<void>{};
+}
+
+Task<Result<std::uint64_t>> DirPool::volume_allocated_bytes(VolumeId volume) {
+  const std::string directory = volume_path(volume);
+  CO_TRY_ASSIGN(const std::vector<std::string> names,
+                co_await context_.file_system.list(directory));
+  std::uint64_t total = 0;
+  for (const std::string& name : names) {
+    std::string path = join(directory, name);
+    const auto bytes = co_await context_.file_system.allocated_bytes(std::move(path));
+    if (bytes.ok()) {
+      total += bytes.value();
+    } else if (bytes.error().code() != ErrorCode::not_found) {  // removed meanwhile
+      co_return bytes.error();
+    }
+  }
+  co_return total;
+}
+
+Task<Result<std::unique_ptr<File>>> DirPool::create_segment(SegmentId segment,
+                                                            SegmentPurpose purpose) {
+  FileSystem& files = context_.file_system;
+  if (purpose == SegmentPurpose::guest_data) {
+    CO_TRY_ASSIGN(const PoolSpace space, co_await this->space());
+    if (space.available_bytes < space.reserve_bytes + info_.segment_bytes) {
+      co_return Error(ErrorCode::no_space,
+                      "the pool " + info_.location + " is full: " +
+                          format_bytes(space.available_bytes) + " of " +
+                          format_bytes(space.capacity_bytes) + " are free and " +
+                          format_bytes(space.reserve_bytes) +
+                          " are the reserve; add space, remove volumes or trim in the guests");
+    }
+  }
+  const std::string path = segment_path(segment);
+  FileOpenOptions options;
+  options.writable = true;
+  options.create_new = true;
+  options.preallocate_bytes = info_.segment_bytes;
+  CO_TRY_ASSIGN(std::unique_ptr<File> file, co_await files.open(path, options));
+  std::string directory = volume_path(segment.volume);
+  auto synced = co_await files.sync_directory(std::move(directory));
+  if (!synced.ok()) {
+    file.reset();
+    const auto removed = co_await files.remove_file(path);
+    if (!removed.ok()) log_warning(removed.error().message());
+    co_return synced.take_error();
+  }
+  co_return file;
+}
+
+Task<Result<std::unique_ptr<File>>> DirPool::open_segment(SegmentId segment) {
+  std::string path = segment_path(segment);
+  FileOpenOptions options;
+  co_return co_await context_.file_system.open(std::move(path), options);
+}
+
+Task<Result<void>> DirPool::remove_segment(SegmentId segment) {
+  std::string path = segment_path(segment);
+  co_return co_await context_.file_system.remove_file(std::move(path));
+}
+
+Task<Result<void>> DirPool::trim_segment(SegmentId segment, std::uint64_t used_bytes) {
+  std::string path = segment_path(segment);
+  const std::uint64_t size_bytes = std::min(round_up(used_bytes, kBlockBytes), info_.segment_bytes);
+  co_return co_await context_.file_system.truncate(std::move(path), size_bytes);
+}
+
+Task<Result<std::vector<SegmentId>>> DirPool::list_segments(VolumeId volume) {
+  std::string directory = volume_path(volume);
+  CO_TRY_ASSIGN(const std::vector<std::string> names,
+                co_await context_.file_system.list(std::move(directory)));
+  std::vector<SegmentId> segments;
+  for (const std::string& name : names) {
+    const auto numbers = parse_numbered_name(kSegmentPrefix, name);
+    if (!numbers.has_value()) continue;
+    segments.push_back(SegmentId{volume, Epoch{numbers->epoch}, SegmentNumber{numbers->number}});
+  }
+  std::sort(segments.begin(), segments.end());
+  co_return segments;
+}
+
+Task<Result<void>> DirPool::publish_root(RootId root, std::vector<std::byte> bytes) {
+  std::string directory = volume_path(root.volume);
+  std::string name = root_name(root);
+  co_return co_await publish_file(std::move(directory), std::move(name), std::move(bytes));
+}
+
+Task<Result<std::vector<RootId>>> DirPool::list_roots(VolumeId volume) {
+  const std::string directory = volume_path(volume);
+  CO_TRY_ASSIGN(const std::vector<std::string> names,
+                co_await context_.file_system.list(directory));
+  std::vector<RootId> roots;
+  for (const std::string& name : names) {
+    if (const auto numbers = parse_numbered_name(kRootPrefix, name)) {
+      roots.push_back(RootId{volume, Epoch{numbers->epoch}, numbers->number});
+    } else if (name.starts_with(kNewPrefix)) {
+      const std::string path = join(directory, name);
+      if (publishing_.contains(path)) continue;
+      const auto removed = co_await context_.file_system.remove_file(path);
+      if (!removed.ok()) log_warning(removed.error().message());
+    }
+  }
+  std::sort(roots.begin(), roots.end());
+  co_return roots;
+}
+
+Task<Result<std::vector<std::byte>>> DirPool::read_root(RootId root) {
+  std::string path = root_path(root);
+  co_return co_await context_.file_system.read_file(std::move(path));
+}
+
+Task<Result<void>> DirPool::remove_root(RootId root) {
+  std::string path = root_path(root);
+  co_return co_await context_.file_system.remove_file(std::move(path));
+}
+
+std::string DirPool::volume_path(const VolumeId& volume) const {
+  return join(volumes_path(), volume.to_string());
+}
+std::string DirPool::segment_path(const SegmentId& segment) const {
+  return join(volume_path(segment.volume), segment_name(segment));
+}
+std::string DirPool::root_path(const RootId& root) const {
+  return join(volume_path(root.volume), root_name(root));
+}
+
+Task<void> DirPool::remove_leftovers() {
+  std::string volumes = volumes_path();
+  const auto names = co_await context_.file_system.list(std::move(volumes));
+  if (!names.ok()) {
+    log_warning("pool " + info_.location + ": " + names.error().message());
+    co_return;
+  }
+  for (const std::string& name : names.value()) {
+    if (!name.starts_with(kCreatingPrefix) && !name.starts_with(kRemovingPrefix)) continue;
+    std::string path = join(volumes_path(), name);
+    const auto removed = co_await remove_tree(std::move(path));
+    if (!removed.ok()) {
+      log_warning("cannot remove what an interrupted operation left in pool " + info_.location +
+                  ": " + removed.error().message());
+    }
+  }
+}
+
+Task<Result<void>> DirPool::remove_tree(std::string path) {
+  CO_TRY_ASSIGN(const std::vector<std::string> names, co_await context_.file_system.list(path));
+  for (const std::string& name : names) {
+    std::string file = join(path, name);
+    CO_TRY(co_await context_.file_system.remove_file(std::move(file)));
+  }
+  co_return co_await context_.file_system.remove_directory(std::move(path));
+}
+
+Task<Result<VolumeRecord>> DirPool::read_volume_record(VolumeId volume) {
+  std::string path = join(volume_path(volume), kVolumeRecordName);
+  auto bytes = co_await context_.file_system.read_file(std::move(path));
+  if (!bytes.ok()) {
+    if (bytes.error().code() != ErrorCode::not_found) co_return bytes.take_error();
+    co_return Error(ErrorCode::not_found, "there is no volume " + volume.to_string() +
+                                              " in the pool " + info_.location);
+  }
+  CO_TRY_ASSIGN(const format::StoredVolumeRecord stored,
+                format::decode_volume_record(bytes.value()));
+  if (stored.id != volume) {
+    co_return Error(ErrorCode::corrupt, "the record in the directory of volume " +
+                                            volume.to_string() + " is that of volume " +
+                                            stored.id.to_string() +
+                                            "; give the directory its old name");
+  }
+  VolumeRecord record;
+  record.id = stored.id;
+  record.name = stored.name;
+  record.thick = stored.thick;
+  record.created = stored.created;
+  co_return record;
+}
+
+Task<Result<void>> DirPool::write_volume_record(std::string directory, VolumeRecord record) {
+  format::StoredVolumeRecord stored;
+  stored.id = record.id;
+  stored.name = std::move(record.name);
+  stored.thick = record.thick;
+  stored.created = record.created;
+  std::vector<std::byte> bytes = format::encode_volume_record(stored);
+  std::string name(kVolumeRecordName);
+  co_return co_await publish_file(std::move(directory), std::move(name), std::move(bytes));
+}
+
+Task<Result<void>> DirPool::check_name_is_free(VolumeRecord record, bool is_new_volume) {
+  CO_TRY_ASSIGN(const std::vector<VolumeRecord> others, co_await list_volumes());
+  for (const VolumeRecord& other : others) {
+    if (other.id == record.id ? is_new_volume : other.name == record.name) {
+      co_return Error(ErrorCode::already_exists, "the pool " + info_.location +
+                                                     " already has a volume " + other.name +
+                                                     "; use another name or remove that volume");
+    }
+  }
+  if (is_new_volume && others.size() >= limits::kVolumesPerPoolMax) {
+    co_return Error(ErrorCode::invalid_argument,
+                    "the pool " + info_.location + " has " + std::to_string(others.size()) +
+                        " volumes, as many as a pool can have; use another pool");
+  }
+  co_return Result<void>{};
+}
+
+Task<Result<void>> DirPool::publish_file(std::string directory, std::string name,
+                                         std::vector<std::byte> bytes) {
+  FileSystem& files = context_.file_system;
+  const std::string temporary = join(directory, kNewPrefix) + name;
+  const Claim claim(publishing_, temporary);
+  if (!claim.is_new()) {
+    co_return Error(ErrorCode::busy, temporary + " is being written already; try again");
+  }
+  auto published = co_await files.write_file(temporary, std::move(bytes));
+  if (published.ok()) {
+    std::string path = join(directory, name);
+    published = co_await files.rename(temporary, std::move(path));
+  }
+  if (!published.ok()) {
+    // Full storage must not stay fuller for this; otherwise list_roots() cleans up.
+    (void)co_await files.remove_file(temporary);
+    co_return published;
+  }
+  co_return co_await files.sync_directory(std::move(directory));
+}
+
+}  // namespace holdfast

@@ -1,0 +1,102 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// A pool in a directory of a file system, for one daemon at a time (a file lock sees to that).
+//
+//   PATH/holdfast.pool                         the pool record (format/pool_record.h)
+//   PATH/lock                                  locked while open; holds a line about the holder
+//   PATH/volumes/<uuid>/volume                 the volume record
+//   PATH/volumes/<uuid>/root-<epoch>-<number>  roots (both numbers 16 hexadecimal digits)
+//   PATH/volumes/<uuid>/seg-<epoch>-<number>   segments
+//   PATH/volumes/.creating-<uuid>              becomes <uuid> by one rename
+//   PATH/volumes/.removing-<uuid>              was <uuid>; its content is being removed
+//   PATH/volumes/<uuid>/.new-*                 becomes a root or the volume record by one rename
+// What a crash leaves of the last three is removed by open() and list_roots().
+#pragma once
+
+#include <memory>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "format/pool_record.h"
+#include "pool/open_pool.h"
+#include "pool/pool.h"
+
+namespace holdfast {
+
+class DirPool final : public Pool {
+ public:
+  // `path` is absolute, without a slash at its end. As create_pool() and open_pool().
+  static Task<Result<std::unique_ptr<Pool>>> create(PoolContext context, std::string path,
+                                                    PoolCreateOptions options);
+  static Task<Result<std::unique_ptr<Pool>>> open(PoolContext context, std::string path);
+
+  DirPool(const DirPool&) = delete;
+  DirPool& operator=(const DirPool&) = delete;
+
+  const PoolInfo& info() const override { return info_; }
+  Task<Result<PoolSpace>> space() override;
+  Task<Result<std::vector<VolumeRecord>>> list_volumes() override;
+  Task<Result<void>> create_volume(VolumeRecord record, RootId root,
+                                   std::vector<std::byte> root_bytes) override;
+  Task<Result<void>> update_volume(VolumeRecord record) override;
+  Task<Result<void>> remove_volume(VolumeId volume) override;
+  Task<Result<std::uint64_t>> volume_allocated_bytes(VolumeId volume) override;
+  Task<Result<std::unique_ptr<File>>> create_segment(SegmentId segment,
+                                                     SegmentPurpose purpose) override;
+  Task<Result<std::unique_ptr<File>>> open_segment(SegmentId segment) override;
+  Task<Result<void>> remove_segment(SegmentId segment) override;
+  Task<Result<void>> trim_segment(SegmentId segment, std::uint64_t used_bytes) override;
+  Task<Result<std::vector<SegmentId>>> list_segments(VolumeId volume) override;
+  Task<Result<void>> publish_root(RootId root, std::vector<std::byte> bytes) override;
+  Task<Result<std::vector<RootId>>> list_roots(VolumeId volume) override;
+  Task<Result<std::vector<std::byte>>> read_root(RootId root) override;
+  Task<Result<void>> remove_root(RootId root) override;
+
+ private:
+  // An entry of a set for as long as a coroutine's frame lives.
+  class Claim {
+   public:
+    Claim(std::set<std::string>& set, std::string entry)
+        : set_(set), entry_(std::move(entry)), is_new_(set.insert(entry_).second) {}
+    Claim(const Claim&) = delete;
+    Claim& operator=(const Claim&) = delete;
+    ~Claim() {
+      if (is_new_) set_.erase(entry_);
+    }
+    bool is_new() const { return is_new_; }
+
+   private:
+    std::set<std::string>& set_;
+    std::string entry_;
+    bool is_new_;
+  };
+
+  DirPool(PoolContext context, std::string path, const format::PoolRecord& record,
+          std::unique_ptr<FileLock> lock);
+
+  static Task<Result<std::unique_ptr<FileLock>>> take_lock(PoolContext* context, std::string path);
+  std::string volumes_path() const { return path_ + "/volumes"; }
+  std::string volume_path(const VolumeId& volume) const;
+  std::string segment_path(const SegmentId& segment) const;
+  std::string root_path(const RootId& root) const;
+  Task<void> remove_leftovers();
+  Task<Result<void>> remove_tree(std::string path);
+  Task<Result<VolumeRecord>> read_volume_record(VolumeId volume);
+  Task<Result<void>> write_volume_record(std::string directory, VolumeRecord record);
+  Task<Result<void>> check_name_is_free(VolumeRecord record, bool is_new_volume);
+  Task<Result<void>> fill_new_volume(std::string directory, VolumeRecord record,
+                                     std::string root_name, std::vector<std::byte> root_bytes);
+  // Makes `name` in `directory` with the bytes, durably, by way of .new-`name`.
+  Task<Result<void>> publish_file(std::string directory, std::string name,
+                                  std::vector<std::byte> bytes);
+
+  PoolContext context_;
+  std::string path_;
+  PoolInfo info_;
+  std::unique_ptr<FileLock> lock_;
+  std::set<std::string> names_in_use_now_;  // of volumes being created or renamed
+  std::set<std::string> publishing_;        // paths of .new-* files that are not leftovers
+};
+
+}  // namespace holdfast

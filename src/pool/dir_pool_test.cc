@@ -1,0 +1,379 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "pool/dir_pool.h"
+
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <filesystem>
+#include <fstream>
+
+#include "io/disk.h"
+#include "io/temporary_directory.h"
+#include "pool/names.h"
+#include "pool/open_pool.h"
+#include "pool/pool_contract.h"
+#include "pool/space.h"
+
+namespace holdfast {
+namespace {
+
+namespace fs = std::filesystem;
+
+// The kernel's file system with the space and the failures of a test's choice.
+class TweakedFileSystem final : public FileSystem {
+ public:
+  explicit TweakedFileSystem(FileSystem& below) : below_(below) {}
+  std::optional<FileSystemSpace> space_answer;
+  std::string failing_sync;  // sync_directory of this path fails
+
+  Task<Result<std::unique_ptr<File>>> open(std::string path, FileOpenOptions options) override {
+    return below_.open(std::move(path), options);
+  }
+  Task<Result<void>> make_directory(std::string path) override {
+    return below_.make_directory(std::move(path));
+  }
+  Task<Result<void>> remove_file(std::string path) override {
+    return below_.remove_file(std::move(path));
+  }
+  Task<Result<void>> remove_directory(std::string path) override {
+    return below_.remove_directory(std::move(path));
+  }
+  Task<Result<void>> rename(std::string from, std::string to) override {
+    return below_.rename(std::move(from), std::move(to));
+  }
+  Task<Result<void>> sync_directory(std::string path) override {
+    if (path == failing_sync) co_return Error(ErrorCode::path_failure, "injected");
+    co_return co_await below_.sync_directory(std::move(path));
+  }
+  Task<Result<std::vector<std::string>>> list(std::string path) override {
+    return below_.list(std::move(path));
+  }
+  Task<Result<void>> truncate(std::string path, std::uint64_t size_bytes) override {
+    return below_.truncate(std::move(path), size_bytes);
+  }
+  Task<Result<std::uint64_t>> allocated_bytes(std::string path) override {
+    return below_.allocated_bytes(std::move(path));
+  }
+  Task<Result<FileSystemSpace>> space(std::string path) override {
+    if (space_answer.has_value()) co_return *space_answer;
+    co_return co_await below_.space(std::move(path));
+  }
+  Task<Result<std::vector<std::byte>>> read_file(std::string path) override {
+    return below_.read_file(std::move(path));
+  }
+  Task<Result<void>> write_file(std::string path, std::vector<std::byte> bytes) override {
+    return below_.write_file(std::move(path), std::move(bytes));
+  }
+  Task<Result<std::unique_ptr<FileLock>>> lock(std::string path, std::string holder) override {
+    return below_.lock(std::move(path), std::move(holder));
+  }
+
+ private:
+  FileSystem& below_;
+};
+
+class DirHarness final : public PoolHarness {
+ public:
+  DirHarness() {
+    PoolCreateOptions options;
+    options.segment_bytes = kContractSegmentBytes;
+    auto created = run(create_pool(context("test holder"), location(), options));
+    EXPECT_TRUE(created.ok()) << created.error().message();
+    pool_ = std::move(created).value();
+  }
+  Pool& pool() override { return *pool_; }
+  void reopen() override {
+    pool_.reset();
+    auto opened = open();
+    ASSERT_TRUE(opened.ok()) << opened.error().message();
+    pool_ = std::move(opened).value();
+  }
+  void run_until(const std::function<bool()>& done) override {
+    EXPECT_TRUE(loop_->run_until(done, 30s)) << "nothing happened for 30 s";
+  }
+
+  template <typename T>
+  T run(Task<T> task) {
+    return run_task<T>([this](const std::function<bool()>& done) { run_until(done); },
+                       std::move(task));
+  }
+  PoolContext context(std::string holder) { return PoolContext{*loop_, files_, std::move(holder)}; }
+  std::string path() const { return directory_.path() + "/pool"; }
+  std::string location() const { return "dir:" + path(); }
+  Result<std::unique_ptr<Pool>> open() { return run(open_pool(context("test holder"), location())); }
+  void close() { pool_.reset(); }
+  TweakedFileSystem& files() { return files_; }
+  const std::string& directory() const { return directory_.path(); }
+
+ private:
+  TemporaryDirectory directory_;
+  std::unique_ptr<Loop> loop_ = Loop::create().value();
+  Disk disk_{*loop_};
+  TweakedFileSystem files_{disk_};
+  std::unique_ptr<Pool> pool_;
+};
+
+std::unique_ptr<PoolHarness> make_harness() { return std::make_unique<DirHarness>(); }
+
+INSTANTIATE_TEST_SUITE_P(Dir, PoolContract, testing::Values(&make_harness));
+
+class DirPoolTest : public testing::Test {
+ protected:
+  template <typename T>
+  T run(Task<T> task) {
+    return harness_.run(std::move(task));
+  }
+  static VolumeId volume_id() { return Uuid::parse("00112233-4455-4677-8899-aabbccddeeff").value(); }
+  void make_volume() {
+    VolumeRecord record;
+    record.id = volume_id();
+    record.name = "vol";
+    RootId root{record.id, Epoch{1}, 0};
+    std::vector<std::byte> bytes(100);
+    ASSERT_TRUE(run(harness_.pool().create_volume(record, root, std::move(bytes))).ok());
+  }
+  fs::path volumes() { return fs::path(harness_.path()) / "volumes"; }
+  fs::path volume() { return volumes() / volume_id().to_string(); }
+  SegmentId segment(std::uint64_t number) {
+    return SegmentId{volume_id(), Epoch{1}, SegmentNumber{number}};
+  }
+  static bool mentions(const Error& error, std::string_view text) {
+    return error.message().find(text) != std::string::npos;
+  }
+  std::vector<std::byte> read_record() {
+    return run(harness_.files().read_file(harness_.path() + "/holdfast.pool")).value();
+  }
+  void write_record(std::vector<std::byte> bytes) {
+    ASSERT_TRUE(
+        run(harness_.files().write_file(harness_.path() + "/holdfast.pool", std::move(bytes))).ok());
+  }
+
+  DirHarness harness_;
+};
+
+TEST_F(DirPoolTest, TheLayoutIsAsDocumented) {
+  make_volume();
+  { const auto file = run(harness_.pool().create_segment(segment(0x2a), SegmentPurpose::metadata)); }
+  EXPECT_TRUE(fs::is_regular_file(fs::path(harness_.path()) / "holdfast.pool"));
+  EXPECT_TRUE(fs::is_regular_file(volume() / "volume"));
+  EXPECT_TRUE(fs::is_regular_file(volume() / "root-0000000000000001-0000000000000000"));
+  EXPECT_TRUE(fs::is_regular_file(volume() / "seg-0000000000000001-000000000000002a"));
+  EXPECT_EQ(std::distance(fs::directory_iterator(volume()), fs::directory_iterator()), 3);
+  EXPECT_EQ(std::distance(fs::directory_iterator(volumes()), fs::directory_iterator()), 1);
+}
+
+TEST_F(DirPoolTest, ASecondDaemonIsKeptOutAndToldByWhom) {
+  const auto second = run(open_pool(harness_.context("the second"), harness_.location()));
+  ASSERT_FALSE(second.ok());
+  EXPECT_EQ(second.error().code(), ErrorCode::busy);
+  EXPECT_TRUE(mentions(second.error(), "test holder")) << second.error().message();
+  harness_.close();
+  EXPECT_TRUE(harness_.open().ok());
+}
+
+TEST_F(DirPoolTest, LocationsThatMakeNoSenseAreExplained) {
+  const auto refusal = [&](const std::string& location) {
+    const auto opened = run(open_pool(harness_.context("x"), location));
+    EXPECT_FALSE(opened.ok()) << location;
+    return opened.ok() ? Error(ErrorCode::internal, "") : opened.error();
+  };
+  EXPECT_EQ(refusal("dir:relative/path").code(), ErrorCode::invalid_argument);
+  EXPECT_TRUE(mentions(refusal("dir:relative/path"), "absolute"));
+  EXPECT_TRUE(mentions(refusal("/srv/x"), "dir:/srv/x"));
+  EXPECT_EQ(refusal("dir:").code(), ErrorCode::invalid_argument);
+  EXPECT_EQ(refusal("dir:///").code(), ErrorCode::invalid_argument);
+  EXPECT_EQ(refusal("nfs:host").code(), ErrorCode::invalid_argument);
+  EXPECT_EQ(refusal("rados:pool").code(), ErrorCode::unsupported);
+  EXPECT_EQ(refusal("lun:/dev/sda").code(), ErrorCode::unsupported);
+}
+
+TEST_F(DirPoolTest, WhatIsNotAPoolIsNotOpened) {
+  const auto missing = run(open_pool(harness_.context("x"), harness_.location() + "-none"));
+  ASSERT_FALSE(missing.ok());
+  EXPECT_EQ(missing.error().code(), ErrorCode::not_found);
+  EXPECT_TRUE(mentions(missing.error(), "there is no directory")) << missing.error().message();
+  fs::create_directory(harness_.path() + "-empty");
+  const auto empty = run(open_pool(harness_.context("x"), harness_.location() + "-empty"));
+  ASSERT_FALSE(empty.ok());
+  EXPECT_TRUE(mentions(empty.error(), "is not a pool")) << empty.error().message();
+  EXPECT_TRUE(fs::is_empty(harness_.path() + "-empty")) << "a failed open leaves no trace";
+}
+
+TEST_F(DirPoolTest, APoolIsOnlyMadeWhereNothingIs) {
+  PoolCreateOptions options;
+  const auto again = run(create_pool(harness_.context("x"), harness_.location(), options));
+  ASSERT_FALSE(again.ok());
+  EXPECT_EQ(again.error().code(), ErrorCode::already_exists);
+  EXPECT_TRUE(mentions(again.error(), "pool open")) << again.error().message();
+
+  const std::string full = harness_.directory() + "/full";
+  fs::create_directory(full);
+  std::ofstream(full + "/precious") << "x";
+  const auto refused = run(create_pool(harness_.context("x"), "dir:" + full, options));
+  ASSERT_FALSE(refused.ok());
+  EXPECT_EQ(refused.error().code(), ErrorCode::already_exists);
+  EXPECT_TRUE(mentions(refused.error(), "precious"));
+
+  const auto deep =
+      run(create_pool(harness_.context("x"), "dir:" + harness_.directory() + "/a/b", options));
+  ASSERT_FALSE(deep.ok());
+  EXPECT_EQ(deep.error().code(), ErrorCode::not_found);
+  EXPECT_TRUE(mentions(deep.error(), "mount")) << deep.error().message();
+}
+
+TEST_F(DirPoolTest, AFreshFileSystemAndAnInterruptedCreationAreEmptyEnough) {
+  const std::string path = harness_.directory() + "/fresh";
+  fs::create_directories(path + "/lost+found");
+  fs::create_directories(path + "/volumes");
+  std::ofstream(path + "/holdfast.pool.new") << "half";
+  PoolCreateOptions options;
+  auto made = run(create_pool(harness_.context("x"), "dir:" + path + "/", options));
+  ASSERT_TRUE(made.ok()) << made.error().message();
+  EXPECT_EQ((*made)->info().location, "dir:" + path);
+  EXPECT_EQ((*made)->info().segment_bytes, limits::kSegmentBytesDefault);
+}
+
+TEST_F(DirPoolTest, OptionsOutOfRangeAreRefused) {
+  PoolCreateOptions shared;
+  shared.shared = true;
+  const std::string location = "dir:" + harness_.directory() + "/other";
+  EXPECT_EQ(run(create_pool(harness_.context("x"), location, shared)).error().code(),
+            ErrorCode::unsupported);
+  for (const std::uint64_t bytes : {std::uint64_t{0}, 512 * kKiB, kMiB + 4096, 2 * kGiB}) {
+    PoolCreateOptions options;
+    options.segment_bytes = bytes;
+    EXPECT_EQ(run(create_pool(harness_.context("x"), location, options)).error().code(),
+              ErrorCode::invalid_argument);
+  }
+  EXPECT_FALSE(fs::exists(harness_.directory() + "/other"));
+}
+
+TEST_F(DirPoolTest, ADamagedPoolRecordIsReported) {
+  harness_.close();
+  auto bytes = read_record();
+  bytes[20] ^= std::byte{1};
+  write_record(bytes);
+  const auto opened = harness_.open();
+  ASSERT_FALSE(opened.ok());
+  EXPECT_EQ(opened.error().code(), ErrorCode::corrupt);
+  EXPECT_TRUE(mentions(opened.error(), harness_.path())) << opened.error().message();
+  write_record({});
+  EXPECT_EQ(harness_.open().error().code(), ErrorCode::corrupt) << "an empty record";
+}
+
+TEST_F(DirPoolTest, AnUnknownIncompatibleFeatureIsRefusedWithItsName) {
+  harness_.close();
+  auto record = format::decode_pool_record(read_record()).value();
+  record.incompatible_features = std::uint64_t{1} << 9;
+  write_record(format::encode_pool_record(record));
+  const auto opened = harness_.open();
+  ASSERT_FALSE(opened.ok());
+  EXPECT_EQ(opened.error().code(), ErrorCode::unsupported);
+  EXPECT_TRUE(mentions(opened.error(), "bit 9")) << opened.error().message();
+  EXPECT_TRUE(mentions(opened.error(), "format version")) << opened.error().message();
+}
+
+TEST_F(DirPoolTest, OneDamagedVolumeDoesNotHideTheOthers) {
+  make_volume();
+  const fs::path other = volumes() / "99999999-9999-4999-8999-999999999999";
+  fs::create_directory(other);
+  std::ofstream(other / "volume") << "garbage";
+  fs::create_directory(volumes() / "88888888-8888-4888-8888-888888888888");
+  fs::copy(volume(), volumes() / "77777777-7777-4777-8777-777777777777");
+  fs::create_directory(volumes() / "notes");
+  const auto list = run(harness_.pool().list_volumes());
+  ASSERT_TRUE(list.ok());
+  ASSERT_EQ(list->size(), 1u);
+  EXPECT_EQ(list->front().name, "vol");
+}
+
+TEST_F(DirPoolTest, LeftoversOfInterruptedOperationsAreRemovedAtOpen) {
+  make_volume();
+  harness_.close();
+  const fs::path creating = volumes() / ".creating-99999999-9999-4999-8999-999999999999";
+  const fs::path removing = volumes() / ".removing-88888888-8888-4888-8888-888888888888";
+  fs::create_directory(creating);
+  std::ofstream(creating / "volume") << "x";
+  fs::create_directory(removing);
+  std::ofstream(removing / "seg-0000000000000001-0000000000000001") << "x";
+  std::ofstream(volume() / ".new-root-0000000000000001-0000000000000005") << "x";
+  harness_.reopen();
+  EXPECT_FALSE(fs::exists(creating));
+  EXPECT_FALSE(fs::exists(removing));
+  const auto roots = run(harness_.pool().list_roots(volume_id()));
+  ASSERT_TRUE(roots.ok());
+  EXPECT_EQ(roots->size(), 1u);
+  EXPECT_FALSE(fs::exists(volume() / ".new-root-0000000000000001-0000000000000005"));
+}
+
+TEST_F(DirPoolTest, ForeignFilesAreNeitherSegmentsNorRoots) {
+  make_volume();
+  for (const char* name :
+       {"seg-1-1", "seg-0000000000000001-00000000000000zz", "seg-0000000000000001_0000000000000001",
+        "seg-0000000000000001-0000000000000001.bak", "seg-000000000000000A-0000000000000001",
+        "root-0000000000000001-00000000000000001", "README"}) {
+    std::ofstream(volume() / name) << "x";
+  }
+  EXPECT_TRUE(run(harness_.pool().list_segments(volume_id()))->empty());
+  EXPECT_EQ(run(harness_.pool().list_roots(volume_id()))->size(), 1u);
+}
+
+TEST_F(DirPoolTest, GuestsStopAtTheReserveAndMetadataGoesOn) {
+  make_volume();
+  const std::uint64_t capacity = 1 * kTiB;
+  const std::uint64_t reserve = reserve_bytes_of(capacity);
+  harness_.files().space_answer = FileSystemSpace{capacity, reserve + kContractSegmentBytes - 1};
+  const auto refused = run(harness_.pool().create_segment(segment(1), SegmentPurpose::guest_data));
+  ASSERT_FALSE(refused.ok());
+  EXPECT_EQ(refused.error().code(), ErrorCode::no_space);
+  EXPECT_TRUE(mentions(refused.error(), format_bytes(reserve))) << refused.error().message();
+  EXPECT_TRUE(run(harness_.pool().list_segments(volume_id()))->empty());
+  EXPECT_TRUE(run(harness_.pool().create_segment(segment(1), SegmentPurpose::metadata)).ok());
+  harness_.files().space_answer = FileSystemSpace{capacity, reserve + kContractSegmentBytes};
+  EXPECT_TRUE(run(harness_.pool().create_segment(segment(2), SegmentPurpose::guest_data)).ok());
+}
+
+TEST_F(DirPoolTest, ASegmentWhoseNameIsNotDurableIsNotLeftBehind) {
+  make_volume();
+  harness_.files().failing_sync = volume().string();
+  const auto failed = run(harness_.pool().create_segment(segment(1), SegmentPurpose::guest_data));
+  ASSERT_FALSE(failed.ok());
+  EXPECT_EQ(failed.error().code(), ErrorCode::path_failure);
+  harness_.files().failing_sync.clear();
+  EXPECT_TRUE(run(harness_.pool().list_segments(volume_id()))->empty());
+  EXPECT_TRUE(run(harness_.pool().create_segment(segment(1), SegmentPurpose::guest_data)).ok());
+}
+
+TEST_F(DirPoolTest, AFailedCreationLeavesNothing) {
+  harness_.files().failing_sync =
+      (volumes() / (".creating-" + volume_id().to_string())).string();
+  VolumeRecord record;
+  record.id = volume_id();
+  record.name = "vol";
+  RootId root{record.id, Epoch{1}, 0};
+  std::vector<std::byte> bytes(100);
+  const auto failed = run(harness_.pool().create_volume(record, root, bytes));
+  ASSERT_FALSE(failed.ok());
+  EXPECT_TRUE(fs::is_empty(volumes()));
+  harness_.files().failing_sync.clear();
+  make_volume();
+}
+
+TEST(ReserveTest, TheReserveIsOnePercentButAtLeastAGibibyteAndSmallOnTinyPools) {
+  EXPECT_EQ(reserve_bytes_of(1000 * kGiB), 10 * kGiB);
+  EXPECT_EQ(reserve_bytes_of(50 * kGiB), 1 * kGiB);
+  EXPECT_EQ(reserve_bytes_of(4 * kGiB), 512 * kMiB);
+  EXPECT_EQ(reserve_bytes_of(0), 0u);
+}
+
+TEST(NamesTest, ARefusalSaysWhatIsAllowed) {
+  const auto refused = check_name("volume", "a b");
+  ASSERT_FALSE(refused.ok());
+  EXPECT_EQ(refused.error().message(),
+            "'a b' is not a volume name: use 1 to 63 letters, digits, '.', '_' and '-', beginning "
+            "with a letter or digit");
+  EXPECT_TRUE(check_name("pool", "0-fast.ssd_1").ok());
+}
+
+}  // namespace
+}  // namespace holdfast

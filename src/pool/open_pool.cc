@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "pool/open_pool.h"
+
+#include <string_view>
+
+#include "pool/dir_pool.h"
+
+namespace holdfast {
+namespace {
+
+constexpr std::string_view kDirPrefix = "dir:";
+
+// The path of a "dir:" location.
+Result<std::string> parse_location(std::string_view location) {
+  const auto refuse = [&](ErrorCode code, std::string_view why) {
+    return Error(code, "cannot use the location '" + std::string(location) +
+                           "': " + std::string(why));
+  };
+  if (location.starts_with("rados:") || location.starts_with("lun:")) {
+    return refuse(ErrorCode::unsupported,
+                  "this version has pools in directories only; use dir:/absolute/path");
+  }
+  if (location.starts_with("/")) {
+    return refuse(ErrorCode::invalid_argument,
+                  "it does not say what kind of pool it is; write dir:" + std::string(location));
+  }
+  if (!location.starts_with(kDirPrefix)) {
+    return refuse(ErrorCode::invalid_argument, "write it as dir:/absolute/path");
+  }
+  std::string_view path = location.substr(kDirPrefix.size());
+  if (!path.starts_with("/")) {
+    return refuse(ErrorCode::invalid_argument,
+                  "the path must be absolute; write it as dir:/absolute/path");
+  }
+  if (path.find('\0') != std::string_view::npos || path.find('\n') != std::string_view::npos) {
+    return refuse(ErrorCode::invalid_argument, "the path holds control characters");
+  }
+  while (path.ends_with("/")) path.remove_suffix(1);
+  if (path.empty()) {
+    return refuse(ErrorCode::invalid_argument,
+                  "give the pool a directory of its own, such as dir:/srv/holdfast");
+  }
+  return std::string(path);
+}
+
+}  // namespace
+
+Task<Result<std::unique_ptr<Pool>>> create_pool(PoolContext context, std::string location,
+                                                PoolCreateOptions options) {
+  CO_TRY_ASSIGN(std::string path, parse_location(location));
+  co_return co_await DirPool::create(std::move(context), std::move(path), options);
+}
+
+Task<Result<std::unique_ptr<Pool>>> open_pool(PoolContext context, std::string location) {
+  CO_TRY_ASSIGN(std::string path, parse_location(location));
+  co_return co_await DirPool::open(std::move(context), std::move(path));
+}
+
+}  // namespace holdfast

@@ -1,0 +1,87 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// A pool: a place on storage that holds volumes. This interface is all that volumes know of
+// storage; dir_pool implements it on a directory, later others on Ceph and shared block devices.
+//
+// Names are identities: a segment is (volume, epoch, number), a root (volume, epoch, number).
+// Nothing is overwritten under a name that anybody may read, so a write that lands late is harmless.
+//
+// Threading: one executor. Errors: no_space and path_failure are for the caller to hold and retry
+// (pool/hold.h); the rest are final.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/ids.h"
+#include "base/result.h"
+#include "base/time.h"
+#include "io/file_system.h"
+#include "io/task.h"
+
+namespace holdfast {
+
+struct PoolInfo {
+  PoolId id;
+  std::string location;  // "dir:/srv/vms"
+  bool shared = false;
+  std::uint64_t segment_bytes = 0;
+  std::uint32_t format_version = 0;
+  std::uint64_t compatible_features = 0;
+  std::uint64_t read_only_compatible_features = 0;
+  std::uint64_t incompatible_features = 0;
+  WallTime created;
+};
+
+// What a pool knows of a volume without opening it.
+struct VolumeRecord {
+  VolumeId id;
+  std::string name;
+  bool thick = false;
+  WallTime created;
+};
+
+struct PoolSpace {
+  std::uint64_t capacity_bytes = 0;   // as the storage reports it
+  std::uint64_t available_bytes = 0;  // to anybody now
+  std::uint64_t reserve_bytes = 0;    // of it, kept for metadata, deletes and the cleaner
+};
+
+// Who asks for a segment: guests are refused (no_space) at the reserve, metadata only at the end.
+enum class SegmentPurpose { guest_data, metadata };
+
+class Pool {
+ public:
+  virtual ~Pool() = default;
+
+  virtual const PoolInfo& info() const = 0;
+  virtual Task<Result<PoolSpace>> space() = 0;
+
+  // Volumes. Creating and removing are atomic: after a crash a volume is there or not.
+  virtual Task<Result<std::vector<VolumeRecord>>> list_volumes() = 0;
+  virtual Task<Result<void>> create_volume(VolumeRecord record, RootId root,
+                                           std::vector<std::byte> root_bytes) = 0;
+  virtual Task<Result<void>> update_volume(VolumeRecord record) = 0;  // a new name, thick or not
+  virtual Task<Result<void>> remove_volume(VolumeId volume) = 0;
+  virtual Task<Result<std::uint64_t>> volume_allocated_bytes(VolumeId volume) = 0;
+
+  // Segments. A created segment is preallocated (info().segment_bytes) and its name is durable.
+  virtual Task<Result<std::unique_ptr<File>>> create_segment(SegmentId segment,
+                                                             SegmentPurpose purpose) = 0;
+  virtual Task<Result<std::unique_ptr<File>>> open_segment(SegmentId segment) = 0;  // for reading
+  virtual Task<Result<void>> remove_segment(SegmentId segment) = 0;  // not_found is an error too
+  // Gives back the space behind `used_bytes` of a segment that nobody appends to any more.
+  virtual Task<Result<void>> trim_segment(SegmentId segment, std::uint64_t used_bytes) = 0;
+  virtual Task<Result<std::vector<SegmentId>>> list_segments(VolumeId volume) = 0;
+
+  // Roots. publish_root is atomic and durable when it returns.
+  virtual Task<Result<void>> publish_root(RootId root, std::vector<std::byte> bytes) = 0;
+  virtual Task<Result<std::vector<RootId>>> list_roots(VolumeId volume) = 0;
+  virtual Task<Result<std::vector<std::byte>>> read_root(RootId root) = 0;
+  virtual Task<Result<void>> remove_root(RootId root) = 0;
+};
+
+}  // namespace holdfast

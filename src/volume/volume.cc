@@ -1,0 +1,399 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Life of a volume: admission of requests, completion, flush, resize, close.
+#include "volume/volume.h"
+
+#include <algorithm>
+#include <string>
+
+#include "base/assert.h"
+#include "base/log.h"
+#include "volume/canary.h"
+#include "volume/volume_impl.h"
+
+namespace holdfast {
+
+using format::kMapEntriesPerPage;
+
+namespace {
+
+void set_state(BlockRequest& request, std::uint64_t value) {
+  request.device_state = reinterpret_cast<void*>(static_cast<std::uintptr_t>(value));
+}
+std::uint64_t get_state(const BlockRequest& request) {
+  return static_cast<std::uint64_t>(reinterpret_cast<std::uintptr_t>(request.device_state));
+}
+
+}  // namespace
+
+VolumeImpl::VolumeImpl(Executor& executor, Pool& pool, VolumeId id, VolumeOptions options,
+                       const format::Root& root)
+    : executor_(executor),
+      pool_(pool),
+      id_(id),
+      options_(options),
+      root_(root),
+      segment_blocks_(static_cast<std::uint32_t>(root.segment_bytes / kBlockBytes)),
+      hold_(executor),
+      own_memory_(options.page_memory == nullptr
+                      ? std::make_unique<PageMemory>(options.page_cache_bytes)
+                      : nullptr),
+      memory_(options.page_memory == nullptr ? *own_memory_ : *options.page_memory),
+      store_(executor, pool, id, memory_, hold_),
+      map_(format::ArrayKind::map, id, memory_, store_),
+      log_(executor, store_, hold_, *this,
+           MainLog::Options{id, segment_blocks_, options.retained_bytes_max}),
+      drained_(executor),
+      completions_(&VolumeImpl::run_completions, this),
+      checkpoint_done_(executor),
+      idle_timer_(&VolumeImpl::on_idle_timer, this) {
+  info_.id = id;
+  info_.size_bytes = root.size_bytes;
+  info_.read_only = options.read_only;
+}
+
+VolumeImpl::~VolumeImpl() {
+  // Requests that a crash leaves behind are not ours to touch; only our links are.
+  pending_.clear();
+  flushes_.clear();
+  completed_.clear();
+  active_writes_.clear();
+  conflicting_writes_.clear();
+  active_reads_.clear();
+}
+
+void VolumeImpl::set_name(const std::string& name) {
+  info_.name = name;
+  hold_.set_name(name);
+}
+
+// --- Admission ---
+
+void VolumeImpl::submit(BlockRequest& request) {
+  const BlockStatus status = check(request);
+  if (status != BlockStatus::ok) {
+    complete_later(request, status);
+  } else if (request.length_bytes == 0 && request.operation != BlockOperation::flush) {
+    complete_later(request, BlockStatus::ok);
+  } else if (quiesced_ || !pending_.empty() || requests_active_ >= limits::kVolumeRequestsMax) {
+    pending_.push_back(request);
+  } else {
+    ++requests_active_;
+    start(request);
+  }
+}
+
+BlockStatus VolumeImpl::check(const BlockRequest& request) const {
+  if (closing_) return BlockStatus::shutting_down;
+  if (request.operation == BlockOperation::flush) return BlockStatus::ok;
+  if (request.offset_bytes > info_.size_bytes ||
+      request.length_bytes > info_.size_bytes - request.offset_bytes) {
+    return BlockStatus::out_of_range;
+  }
+  if (info_.read_only && request.operation != BlockOperation::read) return BlockStatus::read_only;
+  return BlockStatus::ok;
+}
+
+void VolumeImpl::start(BlockRequest& request) {
+  switch (request.operation) {
+    case BlockOperation::read:
+      start_read(request);
+      return;
+    case BlockOperation::flush:
+      start_flush(request, log_.applied_sequence());
+      return;
+    case BlockOperation::write:
+    case BlockOperation::discard:
+    case BlockOperation::write_zeroes:
+      start_write(request);
+      return;
+  }
+}
+
+void VolumeImpl::admit_pending() {
+  while (!quiesced_ && !pending_.empty() && requests_active_ < limits::kVolumeRequestsMax) {
+    BlockRequest& request = *pending_.pop_front();
+    const BlockStatus status = check(request);  // the size may have changed meanwhile
+    if (status != BlockStatus::ok) {
+      complete_later(request, status);
+      continue;
+    }
+    ++requests_active_;
+    start(request);
+  }
+}
+
+// --- Completion ---
+
+// The end of a started request. May be called only where no caller is inside submit().
+void VolumeImpl::complete(BlockRequest& request, BlockStatus status) {
+  --requests_active_;
+  if (status != BlockStatus::ok) ++statistics_.errors;
+  switch (request.operation) {
+    case BlockOperation::read:
+      ++statistics_.reads;
+      statistics_.read_bytes += request.length_bytes;
+      break;
+    case BlockOperation::write:
+      ++statistics_.writes;
+      statistics_.written_bytes += request.length_bytes;
+      break;
+    case BlockOperation::flush:
+      ++statistics_.flushes;
+      break;
+    case BlockOperation::discard:
+    case BlockOperation::write_zeroes:
+      ++statistics_.discards;
+      break;
+  }
+  request.on_complete(request, status);
+  if (!pending_.empty()) admit_pending();
+  if (requests_active_ == 0) drained_.notify_all();
+}
+
+void VolumeImpl::complete_later(BlockRequest& request, BlockStatus status) {
+  set_state(request, static_cast<std::uint64_t>(status));
+  completed_.push_back(request);
+  executor_.defer(completions_);
+}
+
+void VolumeImpl::run_completions(void* context) {
+  auto* self = static_cast<VolumeImpl*>(context);
+  List<BlockRequest, &BlockRequest::device_link> ready;
+  while (BlockRequest* request = self->completed_.pop_front()) ready.push_back(*request);
+  while (BlockRequest* request = ready.pop_front()) {
+    ++self->requests_active_;  // complete() counts it as started
+    self->complete(*request, static_cast<BlockStatus>(get_state(*request)));
+  }
+}
+
+// --- Flush ---
+
+// Completes when everything up to `target` is durable: a flush request, or a write with FUA.
+void VolumeImpl::start_flush(BlockRequest& request, Sequence target) {
+  if (log_.synced_sequence() >= target) {
+    --requests_active_;
+    complete_later(request, BlockStatus::ok);
+    return;
+  }
+  set_state(request, target.value);
+  // Targets never fall: each is the applied sequence of its time.
+  flushes_.push_back(request);
+  log_.request_sync(true);
+}
+
+void VolumeImpl::log_synced() {
+  while (BlockRequest* request = flushes_.front()) {
+    if (get_state(*request) > log_.synced_sequence().value) break;
+    request->device_link.unlink();
+    complete(*request, BlockStatus::ok);
+  }
+  if (!flushes_.empty()) log_.request_sync(true);
+  drained_.notify_all();
+}
+
+void VolumeImpl::log_has_room() {
+  List<WriteOp, &WriteOp::wait_link> ready;
+  while (WriteOp* op = room_waiters_.pop_front()) ready.push_back(*op);
+  while (WriteOp* op = ready.pop_front()) {
+    place(*op);
+    if (!room_waiters_.empty()) break;  // full again: the rest keeps its order behind
+  }
+  while (WriteOp* op = ready.pop_front()) room_waiters_.push_back(*op);
+}
+
+// --- Quiet times ---
+
+Task<void> VolumeImpl::quiesce() {
+  while (quiesced_) co_await drained_.wait();
+  quiesced_ = true;
+  while (requests_active_ != 0 || !completed_.empty()) co_await drained_.wait();
+}
+
+void VolumeImpl::resume() {
+  quiesced_ = false;
+  drained_.notify_all();
+  admit_pending();
+}
+
+namespace {
+
+// Runs one request that the volume makes itself, past admission.
+class InternalRequest {
+ public:
+  explicit InternalRequest(BlockRequest& request) : request_(request) {
+    request_.context = this;
+    request_.on_complete = [](BlockRequest& done, BlockStatus status) {
+      auto* self = static_cast<InternalRequest*>(done.context);
+      self->status_ = status;
+      self->done_ = true;
+      if (self->handle_) self->handle_.resume();
+    };
+  }
+  bool await_ready() const noexcept { return done_; }
+  void await_suspend(std::coroutine_handle<> waiting) { handle_ = waiting; }
+  BlockStatus await_resume() const noexcept { return status_; }
+
+ private:
+  BlockRequest& request_;
+  BlockStatus status_ = BlockStatus::ok;
+  bool done_ = false;
+  std::coroutine_handle<> handle_;
+};
+
+}  // namespace
+
+Task<void> VolumeImpl::discard_range(std::uint64_t first_byte, std::uint64_t end_byte) {
+  BlockRequest request;
+  request.operation = BlockOperation::write_zeroes;
+  request.offset_bytes = first_byte;
+  request.length_bytes = end_byte - first_byte;
+  InternalRequest waiter(request);
+  ++requests_active_;
+  start_write(request);
+  co_await waiter;
+}
+
+// What lies beyond the size is dropped twice, after shrinking and before growing, because a crash
+// may come between publishing the new size and dropping.
+Task<Result<void>> VolumeImpl::resize(std::uint64_t size_bytes) {
+  if (closing_) co_return Error(ErrorCode::busy, "the volume is being closed");
+  if (size_bytes % kSectorBytes != 0 || size_bytes < limits::kVolumeBytesMin ||
+      size_bytes > limits::kVolumeBytesMax) {
+    co_return Error(ErrorCode::invalid_argument,
+                    "a volume's size is a multiple of 512 bytes from " +
+                        format_bytes(limits::kVolumeBytesMin) + " to " +
+                        format_bytes(limits::kVolumeBytesMax));
+  }
+  co_await quiesce();
+  const std::uint64_t before = info_.size_bytes;
+  if (size_bytes > before) co_await discard_range(before, size_bytes);
+  info_.size_bytes = size_bytes;
+  co_await checkpoint();
+  if (size_bytes < before) co_await discard_range(size_bytes, before);
+  resume();
+  co_return Result<void>{};
+}
+
+Task<Result<void>> VolumeImpl::close() {
+  while (quiesced_) co_await drained_.wait();
+  closing_ = true;
+  while (BlockRequest* request = pending_.pop_front()) {
+    complete_later(*request, BlockStatus::shutting_down);
+  }
+  while (requests_active_ != 0 || !completed_.empty()) co_await drained_.wait();
+  executor_.cancel(idle_timer_);
+  while (checkpoint_running_) co_await checkpoint_done_.wait();
+  while (!log_.everything_synced()) {
+    log_.request_sync(false);
+    co_await sleep_for(executor_, 1ms);
+  }
+  const SegmentId log_end{id_, epoch_, log_.current_segment()};
+  const std::uint64_t log_end_bytes = log_.current_used_blocks() * kBlockBytes;
+  log_.stop();
+  co_await checkpoint_now();
+  while (!tasks_.empty()) co_await sleep_for(executor_, 1ms);
+  // Space only: what cannot be given back now is when the volume is opened again.
+  if (log_end.number.value != 0 && store_.has_entry(log_end.number)) {
+    const Result<void> trimmed = co_await pool_.trim_segment(log_end, log_end_bytes);
+    if (!trimmed.ok()) log_warning("volume " + info_.name + ": " + trimmed.error().message());
+  }
+  for (const PageSegment& open : page_segments_) {
+    const SegmentId id{id_, epoch_, open.segment->number};
+    const Result<void> trimmed = co_await pool_.trim_segment(id, open.next_block * kBlockBytes);
+    if (!trimmed.ok()) log_warning("volume " + info_.name + ": " + trimmed.error().message());
+  }
+  co_return Result<void>{};
+}
+
+VolumeStatistics VolumeImpl::statistics() const {
+  VolumeStatistics now = statistics_;
+  now.live_bytes = store_.live_blocks() * kBlockBytes;
+  now.segment_count = store_.segment_count();
+  now.segment_bytes = store_.segment_count() * root_.segment_bytes;
+  now.epoch = root_.id.epoch.value;
+  now.log_sequence = log_.applied_sequence().value;
+  now.records_written = log_.records_written();
+  now.log_bytes_written = log_.bytes_written();
+  now.checkpoints = checkpoints_done_;
+  now.cached_page_bytes = (map_.resident_count() + store_.table_pages()) * kBlockBytes;
+  now.retained_bytes = log_.retained_bytes();
+  now.requests_in_flight = requests_active_;
+  now.hold = hold_.state();
+  return now;
+}
+
+// --- Making and opening ---
+
+Task<Result<void>> Volume::create(Executor& executor, Pool& pool, VolumeCreateOptions options) {
+  if (options.size_bytes % kSectorBytes != 0 || options.size_bytes < limits::kVolumeBytesMin ||
+      options.size_bytes > limits::kVolumeBytesMax) {
+    co_return Error(ErrorCode::invalid_argument,
+                    "a volume's size is a multiple of 512 bytes from " +
+                        format_bytes(limits::kVolumeBytesMin) + " to " +
+                        format_bytes(limits::kVolumeBytesMax) + "; got " +
+                        std::to_string(options.size_bytes) + " bytes");
+  }
+  if (options.thick) {
+    co_return Error(ErrorCode::unsupported,
+                    "thick volumes are not available in this version: create it without --thick");
+  }
+  format::Root root;
+  root.id = RootId{options.id, Epoch{1}, 0};
+  root.size_bytes = options.size_bytes;
+  root.segment_bytes = pool.info().segment_bytes;
+  VolumeRecord record;
+  record.id = options.id;
+  record.name = options.name;
+  record.thick = options.thick;
+  record.created = executor.wall_time();
+  std::vector<std::byte> bytes = format::encode_root(root);
+  co_return co_await pool.create_volume(record, root.id, bytes);
+}
+
+namespace {
+
+// The newest root that is intact. A damaged newer one is passed over with a message: every root that
+// is superseded stays until its successor is durable.
+Task<Result<format::Root>> newest_root(Pool& pool, VolumeId id, std::vector<RootId>& all) {
+  CO_TRY_ASSIGN(all, co_await pool.list_roots(id));
+  std::sort(all.begin(), all.end(), [](const RootId& a, const RootId& b) { return b < a; });
+  std::string last = "it has no root";
+  for (const RootId& candidate : all) {
+    CO_TRY_ASSIGN(std::vector<std::byte> bytes, co_await pool.read_root(candidate));
+    Result<format::Root> root = format::decode_root(bytes, candidate);
+    if (root.ok()) co_return std::move(root).value();
+    if (root.error().code() == ErrorCode::unsupported) co_return root.take_error();
+    last = root.error().message();
+    log_error(last + "; trying the one before it");
+  }
+  co_return Error(ErrorCode::corrupt, "volume " + id.to_string() + " cannot be opened: " + last +
+                                          "; restore it from a backup");
+}
+
+}  // namespace
+
+Task<Result<std::uint64_t>> Volume::stored_size_bytes(Pool& pool, VolumeId id) {
+  std::vector<RootId> all;
+  CO_TRY_ASSIGN(format::Root root, co_await newest_root(pool, id, all));
+  co_return root.size_bytes;
+}
+
+Task<Result<std::unique_ptr<Volume>>> Volume::open(Executor& executor, Pool& pool, VolumeId id,
+                                                   VolumeOptions options) {
+  const MonotonicTime begin = executor.now();
+  CO_TRY_ASSIGN(std::vector<VolumeRecord> volumes, co_await pool.list_volumes());
+  const auto found = std::find_if(volumes.begin(), volumes.end(),
+                                  [&](const VolumeRecord& record) { return record.id == id; });
+  if (found == volumes.end()) {
+    co_return Error(ErrorCode::not_found, "the pool has no volume " + id.to_string());
+  }
+  std::vector<RootId> roots;
+  CO_TRY_ASSIGN(format::Root root, co_await newest_root(pool, id, roots));
+  auto volume = std::make_unique<VolumeImpl>(executor, pool, id, options, root);
+  volume->set_name(found->name);
+  CO_TRY(co_await volume->recover(roots, begin));
+  co_return std::unique_ptr<Volume>(std::move(volume));
+}
+
+}  // namespace holdfast
