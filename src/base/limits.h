@@ -25,7 +25,7 @@ inline constexpr std::size_t kVolumesPerPoolMax = 10'000;
 inline constexpr std::size_t kPoolsMax = 64;
 
 // Records: one header block, then payload.
-inline constexpr std::uint32_t kRecordPayloadBlocksMax = 128;  // 512 KiB
+inline constexpr std::uint32_t kRecordPayloadBlocksMax = 127;  // with its header 512 KiB: records fill segments
 inline constexpr std::uint32_t kAppendsInFlightMax = 8;        // of one volume's main log
 // With this many in flight a record that is not full gathers more writes (group commit).
 inline constexpr std::uint32_t kAppendsBeforeGathering = 1;

@@ -87,7 +87,7 @@ TEST_F(MemoryDeviceTest, FailsExactlyTheRangeItWasToldTo) {
   EXPECT_EQ(run(BlockOperation::read, 4096, 1), BlockStatus::ok);
 }
 
-TEST_F(MemoryDeviceTest, ShrinkingForgetsWhatLaysBehindTheEnd) {
+TEST_F(MemoryDeviceTest, ShrinkingForgetsWhatLiesBehindTheEnd) {
   EXPECT_EQ(run(BlockOperation::write, (1 << 20) - 4096, 4096), BlockStatus::ok);
   EXPECT_EQ(device_.allocated_block_count(), 1u);
   device_.resize(4096);

@@ -29,10 +29,10 @@ Error corrupt(std::string_view what, std::string_view why) {
 }
 
 Error newer_version(std::string_view what, std::uint32_t version, std::uint32_t known) {
-  return Error(ErrorCode::unsupported,
-               std::string(what) + " has format version " + std::to_string(version) +
-                   ", and this program knows versions up to " + std::to_string(known) +
-                   "; use a newer holdfastd");
+  return Error(ErrorCode::unsupported, std::string(what) + " has format version " +
+                                           std::to_string(version) +
+                                           ", and this program knows versions up to " +
+                                           std::to_string(known) + "; use a newer holdfastd");
 }
 
 std::string names_of(std::uint64_t bits) {

@@ -4,12 +4,12 @@
 // each; docs/format.md, "Pool record" and "Volume record". Pure.
 //
 // Pool record:
-//   0 u32 magic "HFPL"   4 u32 CRC-32C of bytes 8..4095   8 u32 format version   12 u32 flags (bit 0
-//   shared)   16 pool id (16)   32 u64 segment bytes   40 u64 created, seconds since 1970   48 u64
-//   compatible   56 u64 read-only compatible   64 u64 incompatible feature bits   72.. zero
+//   0 u32 magic "HFPL"   4 u32 CRC-32C of bytes 8..4095   8 u32 format version   12 u32 flags (bit
+//   0 shared)   16 pool id (16)   32 u64 segment bytes   40 u64 created, seconds since 1970   48
+//   u64 compatible   56 u64 read-only compatible   64 u64 incompatible feature bits   72.. zero
 // Volume record:
-//   0 u32 magic "HFVL"   4 u32 CRC-32C of bytes 8..4095   8 u32 format version   12 u32 flags (bit 0
-//   thick)   16 volume id (16)   32 u64 created   40 name (64, zero-padded)   104.. zero
+//   0 u32 magic "HFVL"   4 u32 CRC-32C of bytes 8..4095   8 u32 format version   12 u32 flags (bit
+//   0 thick)   16 volume id (16)   32 u64 created   40 name (64, zero-padded)   104.. zero
 //
 // Feature bits: a program that does not know a bit may ignore it (compatible), must not write
 // (read-only compatible), must not even read (incompatible).

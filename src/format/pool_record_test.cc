@@ -12,7 +12,9 @@
 namespace holdfast::format {
 namespace {
 
-Uuid uuid(const char* text) { return Uuid::parse(text).value(); }
+Uuid uuid(const char* text) {
+  return Uuid::parse(text).value();
+}
 
 PoolRecord pool_record() {
   PoolRecord record;

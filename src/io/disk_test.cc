@@ -30,7 +30,9 @@ class DiskHarness final : public FileSystemHarness {
   std::unique_ptr<Disk> disk_;
 };
 
-std::unique_ptr<FileSystemHarness> make_harness() { return std::make_unique<DiskHarness>(); }
+std::unique_ptr<FileSystemHarness> make_harness() {
+  return std::make_unique<DiskHarness>();
+}
 
 INSTANTIATE_TEST_SUITE_P(Disk, FileSystemContract, testing::Values(&make_harness));
 

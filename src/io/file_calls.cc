@@ -113,8 +113,7 @@ Result<Descriptor> open(const std::string& path, const FileOpenOptions& options)
   if (options.create_new && options.preallocate_bytes != 0) {
     if (const int error = preallocate(file.get(), options.preallocate_bytes)) {
       unlink(path.c_str());
-      const std::string action =
-          "allocate " + format_bytes(options.preallocate_bytes) + " for";
+      const std::string action = "allocate " + format_bytes(options.preallocate_bytes) + " for";
       return file_error(action, path, error);
     }
   }
@@ -202,8 +201,8 @@ Result<std::vector<std::byte>> read_file(const std::string& path) {
   std::vector<std::byte> bytes;
   struct stat status {};
   if (fstat(file.get(), &status) == 0 && status.st_size > 0) {
-    bytes.reserve(std::min<std::size_t>(static_cast<std::size_t>(status.st_size),
-                                        kSmallFileBytesMax) + 1);
+    bytes.reserve(
+        std::min<std::size_t>(static_cast<std::size_t>(status.st_size), kSmallFileBytesMax) + 1);
   }
   for (;;) {
     const std::size_t before = bytes.size();
@@ -222,9 +221,8 @@ Result<std::vector<std::byte>> read_file(const std::string& path) {
 }
 
 Result<void> write_file(const std::string& path, const std::vector<std::byte>& bytes) {
-  const Descriptor file(retry_interrupted([&] {
-    return ::open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, kFileMode);
-  }));
+  const Descriptor file(retry_interrupted(
+      [&] { return ::open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, kFileMode); }));
   if (file.get() < 0) return file_error("create", path, errno);
   int error = write_everything(file.get(), bytes.data(), bytes.size(), 0);
   if (error == 0 && retry_interrupted([&] { return fsync(file.get()); }) != 0) error = errno;

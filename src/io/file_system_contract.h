@@ -135,7 +135,9 @@ TEST_P(FileSystemContract, VectorsAreGatheredAndScattered) {
   request.vectors = vectors;
   request.vector_count = 2;
   request.context = &done;
-  request.on_complete = [](FileRequest& completed) { *static_cast<bool*>(completed.context) = true; };
+  request.on_complete = [](FileRequest& completed) {
+    *static_cast<bool*>(completed.context) = true;
+  };
   file->submit(request);
   EXPECT_FALSE(done) << "completed inside submit()";
   harness_->run_until([&] { return done; });
@@ -159,7 +161,9 @@ TEST_P(FileSystemContract, ManyVectorsMakeOneRequest) {
   request.vectors = vectors.data();
   request.vector_count = kCount;
   request.context = &done;
-  request.on_complete = [](FileRequest& completed) { *static_cast<bool*>(completed.context) = true; };
+  request.on_complete = [](FileRequest& completed) {
+    *static_cast<bool*>(completed.context) = true;
+  };
   file->submit(request);
   harness_->run_until([&] { return done; });
   EXPECT_EQ(request.error, 0);

@@ -121,8 +121,8 @@ Loop::Loop(std::unique_ptr<Ring> ring) : ring_(std::move(ring)) {
   ring_->event_read.ring = ring_.get();
   ring_->event_read.prepare = [](LoopOperation& operation, io_uring_sqe& entry) {
     Ring& owner = *static_cast<Ring::EventRead&>(operation).ring;
-    io_uring_prep_read(&entry, owner.event_descriptor, &owner.event_count,
-                       sizeof owner.event_count, 0);
+    io_uring_prep_read(&entry, owner.event_descriptor, &owner.event_count, sizeof owner.event_count,
+                       0);
   };
   ring_->event_read.complete = [](LoopOperation& operation, int) {
     static_cast<Ring::EventRead&>(operation).ring->event_completed = true;

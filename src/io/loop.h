@@ -4,8 +4,8 @@
 // (completions, timers, posts), runs what was deferred, then submits everything that was started
 // and waits, all in one system call. An idle loop uses no CPU.
 //
-// Threading: the loop belongs to the thread that first runs a turn (or, before that, first needs the
-// kernel); everything but post_remote(), stop() and RemoteSignal::signal() happens there.
+// Threading: the loop belongs to the thread that first runs a turn (or, before that, first needs
+// the kernel); everything but post_remote(), stop() and RemoteSignal::signal() happens there.
 #pragma once
 
 #include <atomic>
@@ -48,9 +48,9 @@ class LoopOrphan {
 
 class Loop;
 
-// "Come and look" from any thread: runs the callback on the loop once per burst of signals. Allocates
-// nothing. Made and destroyed on the loop's thread (or while no loop thread runs), after the last
-// signal().
+// "Come and look" from any thread: runs the callback on the loop once per burst of signals.
+// Allocates nothing. Made and destroyed on the loop's thread (or while no loop thread runs), after
+// the last signal().
 class RemoteSignal {
  public:
   using Callback = void (*)(void* context);
@@ -134,9 +134,9 @@ class Loop final : public Executor {
   std::uint64_t random_state_[4];
 
   std::mutex remote_mutex_;
-  std::vector<std::function<void()>> remote_;               // guarded by remote_mutex_
+  std::vector<std::function<void()>> remote_;                // guarded by remote_mutex_
   List<RemoteSignal, &RemoteSignal::link_> remote_signals_;  // guarded by remote_mutex_
-  bool remote_woken_ = false;                               // guarded by remote_mutex_
+  bool remote_woken_ = false;                                // guarded by remote_mutex_
   std::atomic<bool> stop_requested_ = false;
 };
 

@@ -238,8 +238,8 @@ class Acceptor final : public LoopOrphan {
     } else if (result != -EINTR && result != -EAGAIN && result != -ECONNABORTED) {
       // Out of descriptors, most likely. Clients wait in the backlog meanwhile.
       if (!std::exchange(was_refused_, true)) {
-        log_warning(file_error("accept a connection on", "a control or export socket", -result)
-                        .message());
+        log_warning(
+            file_error("accept a connection on", "a control or export socket", -result).message());
       }
       busy_ = false;
       loop_.arm_after(retry_, kAcceptRetryDelay);
@@ -321,8 +321,8 @@ Result<void> remove_stale_socket(const std::string& path, const sockaddr_un& add
   const Descriptor probe(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
   if (probe.get() < 0) return file_error("make a socket for", path, errno);
   if (connect_to(probe.get(), address) != ECONNREFUSED) {
-    return Error(ErrorCode::busy, "cannot listen at " + path +
-                                      ": another process listens there; stop it first");
+    return Error(ErrorCode::busy,
+                 "cannot listen at " + path + ": another process listens there; stop it first");
   }
   if (unlink(path.c_str()) != 0 && errno != ENOENT) {
     return file_error("remove the stale socket", path, errno);

@@ -38,7 +38,9 @@ class UnixSocketTest : public testing::Test {
   void wait_for(const Call& call) {
     ASSERT_TRUE(loop_->run_until([&] { return call.done; }, 10s));
   }
-  void settle() { loop_->run_until([] { return false; }, 5ms); }
+  void settle() {
+    loop_->run_until([] { return false; }, 5ms);
+  }
   std::string path(const std::string& name) { return directory_.path() + "/" + name; }
 
   TemporaryDirectory directory_;
@@ -51,8 +53,8 @@ TEST_F(UnixSocketTest, WhatIsSentArrives) {
   make_pair();
   std::string hello = "hello ";
   std::string world = "world";
-  std::vector<iovec> vectors = {{hello.data(), hello.size()}, {nullptr, 0},
-                                {world.data(), world.size()}};
+  std::vector<iovec> vectors = {
+      {hello.data(), hello.size()}, {nullptr, 0}, {world.data(), world.size()}};
   Call send;
   left_->send(send, vectors);
   EXPECT_FALSE(send.done) << "completed inside send()";

@@ -30,7 +30,8 @@ class WorkerJob {
   virtual ~WorkerJob() = default;  // on the loop's thread
   virtual void run() = 0;          // on the worker's thread
 
-  std::coroutine_handle<> waiting;  // of the loop's thread; none: nobody wants the result (any more)
+  std::coroutine_handle<>
+      waiting;  // of the loop's thread; none: nobody wants the result (any more)
 };
 
 class Worker {

@@ -3,85 +3,25 @@
 
 #include <algorithm>
 #include <array>
-#include <charconv>
-#include <cstdio>
 #include <optional>
 
 #include "base/bytes.h"
 #include "base/log.h"
+#include "pool/dir_layout.h"
 #include "pool/names.h"
 #include "pool/space.h"
 
 namespace holdfast {
+
+using namespace dir_layout;
+
 namespace {
-
-constexpr std::string_view kRecordName = "holdfast.pool";
-constexpr std::string_view kNewRecordName = "holdfast.pool.new";
-constexpr std::string_view kLockName = "lock";
-constexpr std::string_view kVolumesName = "volumes";
-constexpr std::string_view kVolumeRecordName = "volume";
-constexpr std::string_view kCreatingPrefix = ".creating-";
-constexpr std::string_view kRemovingPrefix = ".removing-";
-constexpr std::string_view kNewPrefix = ".new-";
-constexpr std::string_view kSegmentPrefix = "seg-";
-constexpr std::string_view kRootPrefix = "root-";
-constexpr std::size_t kHexDigits = 16;
-
-std::string join(std::string_view directory, std::string_view name) {
-  std::string path(directory);
-  return path.append("/").append(name);
-}
-
-std::string numbered_name(std::string_view prefix, std::uint64_t epoch, std::uint64_t number) {
-  char digits[2 * kHexDigits + 2];
-  std::snprintf(digits, sizeof digits, "%016llx-%016llx", static_cast<unsigned long long>(epoch),
-                static_cast<unsigned long long>(number));
-  return std::string(prefix).append(digits);
-}
-
-std::optional<std::uint64_t> parse_hex(std::string_view digits) {
-  std::uint64_t value = 0;
-  for (const char c : digits) {
-    if (!((c >= '0' && c <= '9') || (c >= 'a' && c <= 'f'))) return std::nullopt;
-  }
-  const auto [end, error] = std::from_chars(digits.begin(), digits.end(), value, 16);
-  if (error != std::errc{} || end != digits.end()) return std::nullopt;
-  return value;
-}
-
-struct NumberedName {
-  std::uint64_t epoch = 0;
-  std::uint64_t number = 0;
-};
-
-// Exactly what numbered_name() makes.
-std::optional<NumberedName> parse_numbered_name(std::string_view prefix, std::string_view name) {
-  if (!name.starts_with(prefix)) return std::nullopt;
-  name.remove_prefix(prefix.size());
-  if (name.size() != 2 * kHexDigits + 1 || name[kHexDigits] != '-') return std::nullopt;
-  const auto epoch = parse_hex(name.substr(0, kHexDigits));
-  const auto number = parse_hex(name.substr(kHexDigits + 1));
-  if (!epoch.has_value() || !number.has_value()) return std::nullopt;
-  return NumberedName{*epoch, *number};
-}
-
-std::string segment_name(const SegmentId& segment) {
-  return numbered_name(kSegmentPrefix, segment.epoch.value, segment.number.value);
-}
-std::string root_name(const RootId& root) {
-  return numbered_name(kRootPrefix, root.epoch.value, root.number);
-}
 
 Uuid make_uuid(Executor& executor) {
   std::array<std::byte, 16> random;
   store_little(random.data(), executor.random());
   store_little(random.data() + 8, executor.random());
   return Uuid::from_random(random);
-}
-
-std::string parent_directory(const std::string& path) {
-  const std::size_t slash = path.rfind('/');
-  return slash == 0 ? "/" : path.substr(0, slash);
 }
 
 Result<void> check_create_options(const PoolCreateOptions& options) {
@@ -118,9 +58,9 @@ Task<Result<void>> prepare_directory(FileSystem* files, std::string path) {
   if (made.error().code() != ErrorCode::already_exists) co_return made.error();
   CO_TRY_ASSIGN(const std::vector<std::string> names, co_await files->list(path));
   if (std::find(names.begin(), names.end(), kRecordName) != names.end()) {
-    co_return Error(ErrorCode::already_exists,
-                    path + " is a pool already; open it with 'holdfast pool open NAME dir:" + path +
-                        "'");
+    co_return Error(
+        ErrorCode::already_exists,
+        path + " is a pool already; open it with 'holdfast pool open NAME dir:" + path + "'");
   }
   // An interrupted creation leaves the last three; lost+found is in every fresh ext4.
   for (const std::string& name : names) {
@@ -194,9 +134,10 @@ Task<Result<std::unique_ptr<Pool>>> DirPool::open(PoolContext context, std::stri
                           "; is the storage mounted? 'holdfast pool create NAME dir:" + path +
                           "' makes a pool in an empty directory");
     }
-    co_return Error(ErrorCode::not_found,
-                    "there is no directory " + path + "; mount the storage there, or create a "
-                    "pool with 'holdfast pool create NAME dir:" + path + "'");
+    co_return Error(ErrorCode::not_found, "there is no directory " + path +
+                                              "; mount the storage there, or create a "
+                                              "pool with 'holdfast pool create NAME dir:" +
+                                              path + "'");
   }
   auto decoded = format::decode_pool_record(bytes.value());
   if (!decoded.ok()) {
@@ -214,8 +155,7 @@ Task<Result<std::unique_ptr<Pool>>> DirPool::open(PoolContext context, std::stri
   co_return std::unique_ptr<Pool>(std::move(pool));
 }
 
-Task<Result<std::unique_ptr<FileLock>>> DirPool::take_lock(PoolContext* context,
-                                                           std::string path) {
+Task<Result<std::unique_ptr<FileLock>>> DirPool::take_lock(PoolContext* context, std::string path) {
   std::string lock_path = join(path, kLockName);
   std::string holder = context->holder;
   auto lock = co_await context->file_system.lock(std::move(lock_path), std::move(holder));
@@ -269,8 +209,8 @@ Task<Result<void>> DirPool::create_volume(VolumeRecord record, RootId root,
   const std::string creating = join(volumes_path(), kCreatingPrefix) + record.id.to_string();
   CO_TRY(co_await files.make_directory(creating));
   std::string name_of_root = root_name(root);
-  auto filled = co_await fill_new_volume(creating, record, std::move(name_of_root),
-                                         std::move(root_bytes));
+  auto filled =
+      co_await fill_new_volume(creating, record, std::move(name_of_root), std::move(root_bytes));
   if (filled.ok()) {
     std::string final_path = volume_path(record.id);
     filled = co_await files.rename(creating, std::move(final_path));
@@ -355,8 +295,8 @@ Task<Result<std::unique_ptr<File>>> DirPool::create_segment(SegmentId segment,
     CO_TRY_ASSIGN(const PoolSpace space, co_await this->space());
     if (space.available_bytes < space.reserve_bytes + info_.segment_bytes) {
       co_return Error(ErrorCode::no_space,
-                      "the pool " + info_.location + " is full: " +
-                          format_bytes(space.available_bytes) + " of " +
+                      "the pool " + info_.location +
+                          " is full: " + format_bytes(space.available_bytes) + " of " +
                           format_bytes(space.capacity_bytes) + " are free and " +
                           format_bytes(space.reserve_bytes) +
                           " are the reserve; add space, remove volumes or trim in the guests");
@@ -487,8 +427,8 @@ Task<Result<VolumeRecord>> DirPool::read_volume_record(VolumeId volume) {
   auto bytes = co_await context_.file_system.read_file(std::move(path));
   if (!bytes.ok()) {
     if (bytes.error().code() != ErrorCode::not_found) co_return bytes.take_error();
-    co_return Error(ErrorCode::not_found, "there is no volume " + volume.to_string() +
-                                              " in the pool " + info_.location);
+    co_return Error(ErrorCode::not_found,
+                    "there is no volume " + volume.to_string() + " in the pool " + info_.location);
   }
   CO_TRY_ASSIGN(const format::StoredVolumeRecord stored,
                 format::decode_volume_record(bytes.value()));

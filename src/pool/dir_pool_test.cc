@@ -100,7 +100,9 @@ class DirHarness final : public PoolHarness {
   PoolContext context(std::string holder) { return PoolContext{*loop_, files_, std::move(holder)}; }
   std::string path() const { return directory_.path() + "/pool"; }
   std::string location() const { return "dir:" + path(); }
-  Result<std::unique_ptr<Pool>> open() { return run(open_pool(context("test holder"), location())); }
+  Result<std::unique_ptr<Pool>> open() {
+    return run(open_pool(context("test holder"), location()));
+  }
   void close() { pool_.reset(); }
   TweakedFileSystem& files() { return files_; }
   const std::string& directory() const { return directory_.path(); }
@@ -113,7 +115,9 @@ class DirHarness final : public PoolHarness {
   std::unique_ptr<Pool> pool_;
 };
 
-std::unique_ptr<PoolHarness> make_harness() { return std::make_unique<DirHarness>(); }
+std::unique_ptr<PoolHarness> make_harness() {
+  return std::make_unique<DirHarness>();
+}
 
 INSTANTIATE_TEST_SUITE_P(Dir, PoolContract, testing::Values(&make_harness));
 
@@ -123,7 +127,9 @@ class DirPoolTest : public testing::Test {
   T run(Task<T> task) {
     return harness_.run(std::move(task));
   }
-  static VolumeId volume_id() { return Uuid::parse("00112233-4455-4677-8899-aabbccddeeff").value(); }
+  static VolumeId volume_id() {
+    return Uuid::parse("00112233-4455-4677-8899-aabbccddeeff").value();
+  }
   void make_volume() {
     VolumeRecord record;
     record.id = volume_id();
@@ -145,7 +151,8 @@ class DirPoolTest : public testing::Test {
   }
   void write_record(std::vector<std::byte> bytes) {
     ASSERT_TRUE(
-        run(harness_.files().write_file(harness_.path() + "/holdfast.pool", std::move(bytes))).ok());
+        run(harness_.files().write_file(harness_.path() + "/holdfast.pool", std::move(bytes)))
+            .ok());
   }
 
   DirHarness harness_;
@@ -153,7 +160,9 @@ class DirPoolTest : public testing::Test {
 
 TEST_F(DirPoolTest, TheLayoutIsAsDocumented) {
   make_volume();
-  { const auto file = run(harness_.pool().create_segment(segment(0x2a), SegmentPurpose::metadata)); }
+  {
+    const auto file = run(harness_.pool().create_segment(segment(0x2a), SegmentPurpose::metadata));
+  }
   EXPECT_TRUE(fs::is_regular_file(fs::path(harness_.path()) / "holdfast.pool"));
   EXPECT_TRUE(fs::is_regular_file(volume() / "volume"));
   EXPECT_TRUE(fs::is_regular_file(volume() / "root-0000000000000001-0000000000000000"));
@@ -345,8 +354,7 @@ TEST_F(DirPoolTest, ASegmentWhoseNameIsNotDurableIsNotLeftBehind) {
 }
 
 TEST_F(DirPoolTest, AFailedCreationLeavesNothing) {
-  harness_.files().failing_sync =
-      (volumes() / (".creating-" + volume_id().to_string())).string();
+  harness_.files().failing_sync = (volumes() / (".creating-" + volume_id().to_string())).string();
   VolumeRecord record;
   record.id = volume_id();
   record.name = "vol";

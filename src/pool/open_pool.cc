@@ -13,8 +13,8 @@ constexpr std::string_view kDirPrefix = "dir:";
 // The path of a "dir:" location.
 Result<std::string> parse_location(std::string_view location) {
   const auto refuse = [&](ErrorCode code, std::string_view why) {
-    return Error(code, "cannot use the location '" + std::string(location) +
-                           "': " + std::string(why));
+    return Error(code,
+                 "cannot use the location '" + std::string(location) + "': " + std::string(why));
   };
   if (location.starts_with("rados:") || location.starts_with("lun:")) {
     return refuse(ErrorCode::unsupported,

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// What every Pool must do: dir_pool_test.cc and the simulator run these tests. Include it in one test
-// file and instantiate the suite with a factory:
+// What every Pool must do: dir_pool_test.cc and the simulator run these tests. Include it in one
+// test file and instantiate the suite with a factory:
 //   INSTANTIATE_TEST_SUITE_P(Dir, PoolContract, testing::Values(&make_harness));
 #pragma once
 
@@ -189,8 +189,8 @@ TEST_P(PoolContract, OfTwoThatMakeTheSameNameAtOnceOneFails) {
 }
 
 TEST_P(PoolContract, BadNamesAreRefused) {
-  const std::string names[] = {"", ".hidden", "-x", "a/b", "a b", "..", "a\n", "\xc3\xa4",
-                               std::string(64, 'a')};
+  const std::string names[] = {"",         ".hidden",           "-x", "a/b", "a b", "..", "a\n",
+                               "\xc3\xa4", std::string(64, 'a')};
   unsigned number = 1;
   for (const std::string& name : names) {
     EXPECT_EQ(code_of(create(number++, name)), ErrorCode::invalid_argument) << name;
@@ -252,8 +252,9 @@ TEST_P(PoolContract, SegmentsHoldWhatWasAppended) {
 TEST_P(PoolContract, SegmentsAreListedByTheirFullIdentity) {
   ASSERT_TRUE(create(1, "one").ok());
   ASSERT_TRUE(create(2, "two").ok());
-  const std::vector<SegmentId> made = {
-      segment_of(id_of(1), 1, 1), segment_of(id_of(1), 1, 0xffffffffff), segment_of(id_of(1), 2, 1)};
+  const std::vector<SegmentId> made = {segment_of(id_of(1), 1, 1),
+                                       segment_of(id_of(1), 1, 0xffffffffff),
+                                       segment_of(id_of(1), 2, 1)};
   for (const SegmentId& segment : made) {
     const auto file = new_segment(segment);
     ASSERT_NE(file, nullptr);
@@ -324,9 +325,9 @@ TEST_P(PoolContract, VolumesThatDoNotExistHaveNothing) {
   EXPECT_EQ(code_of(run(pool().list_roots(id_of(7)))), ErrorCode::not_found);
   EXPECT_EQ(code_of(run(pool().list_segments(id_of(7)))), ErrorCode::not_found);
   EXPECT_EQ(code_of(run(pool().volume_allocated_bytes(id_of(7)))), ErrorCode::not_found);
-  EXPECT_EQ(code_of(run(pool().create_segment(segment_of(id_of(7), 1, 1),
-                                              SegmentPurpose::guest_data))),
-            ErrorCode::not_found);
+  EXPECT_EQ(
+      code_of(run(pool().create_segment(segment_of(id_of(7), 1, 1), SegmentPurpose::guest_data))),
+      ErrorCode::not_found);
   EXPECT_EQ(code_of(run(pool().publish_root(root_of(id_of(7), 1, 0), bytes_of("x")))),
             ErrorCode::not_found);
 }

@@ -1,0 +1,39 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The names inside a pool's directory (see dir_pool.h for the whole picture).
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+
+#include "base/ids.h"
+
+namespace holdfast::dir_layout {
+
+inline constexpr std::string_view kRecordName = "holdfast.pool";
+inline constexpr std::string_view kNewRecordName = "holdfast.pool.new";
+inline constexpr std::string_view kLockName = "lock";
+inline constexpr std::string_view kVolumesName = "volumes";
+inline constexpr std::string_view kVolumeRecordName = "volume";
+inline constexpr std::string_view kCreatingPrefix = ".creating-";
+inline constexpr std::string_view kRemovingPrefix = ".removing-";
+inline constexpr std::string_view kNewPrefix = ".new-";
+inline constexpr std::string_view kSegmentPrefix = "seg-";
+inline constexpr std::string_view kRootPrefix = "root-";
+
+// An epoch and a number within it, as segments and roots are named.
+struct NumberedName {
+  std::uint64_t epoch = 0;
+  std::uint64_t number = 0;
+};
+
+std::string join(std::string_view directory, std::string_view name);
+std::string parent_directory(const std::string& path);
+std::string segment_name(const SegmentId& segment);
+std::string root_name(const RootId& root);
+// Accepts exactly what the two above make; anything else is somebody else's file.
+std::optional<NumberedName> parse_numbered_name(std::string_view prefix, std::string_view name);
+
+}  // namespace holdfast::dir_layout
