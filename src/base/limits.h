@@ -40,6 +40,8 @@ inline constexpr std::uint64_t kRetainedBytesMax = 32 * kMiB;
 // recovery or one checkpoint pins.
 inline constexpr std::uint64_t kPageCacheBytesDefault = 64 * kMiB;
 inline constexpr std::uint64_t kPageCacheBytesMin = 1 * kMiB;
+// Pages that a volume may keep busy however crowded the cache is with those of other volumes.
+inline constexpr std::uint64_t kPagesPerVolumeMin = 64;
 
 // Checkpoints.
 inline constexpr std::uint64_t kCheckpointLogBytes = 256 * kMiB;
@@ -71,8 +73,10 @@ inline constexpr std::uint32_t kNbdRequestBytesMax = 32 * kMiB;
 inline constexpr std::size_t kNbdConnectionsPerExportMax = 64;
 inline constexpr std::size_t kNbdRequestsPerConnectionMax = 256;
 inline constexpr std::uint64_t kNbdBufferBytesPerConnectionMax = 64 * kMiB;
-// Shared out evenly among an export's connections; each may always have one request of any size.
-inline constexpr std::uint64_t kNbdBufferBytesPerExportMax = 256 * kMiB;
+// Shared out evenly among an export's connections. Whatever the others hold, each may always have
+// the guaranteed bytes, or one request of any size.
+inline constexpr std::uint64_t kNbdBufferBytesPerExportMax = 96 * kMiB;
+inline constexpr std::uint64_t kNbdBufferBytesGuaranteed = 1 * kMiB;
 inline constexpr std::uint64_t kNbdPooledBytesMax = 16 * kMiB;  // free buffers an export keeps
 inline constexpr Duration kNbdPoolIdleTime = 1s;                // after which it keeps none
 inline constexpr Duration kNbdDrainTime = 10s;  // for a peer to take its last replies
@@ -94,8 +98,9 @@ inline constexpr Duration kRestoreTime = 15s;  // a start waits this long for po
 inline constexpr Duration kReopenDelayMin = 500ms;
 inline constexpr Duration kReopenDelayMax = 15s;
 inline constexpr Duration kStatusSpaceTime = 1s;  // `status` waits this long for a pool's space
+inline constexpr Duration kDetachTime = 5s;  // then a detach goes on in the background
 inline constexpr Duration kStopTime = 20s;        // a clean stop; then as a crash: nothing is lost
-inline constexpr std::size_t kStateFileBytesMax = 1 * kMiB;
+inline constexpr std::size_t kStateFileBytes = 512 * kKiB;  // each of two, allocated beforehand
 
 // Logs.
 inline constexpr std::uint64_t kLogFileBytesMax = 4 * kMiB;

@@ -27,8 +27,14 @@ void stop_logging();  // writes what is pending, but does not wait long for a re
 std::uint64_t dropped_log_messages();
 
 void log(LogLevel level, std::string_view message);
-inline void log_info(std::string_view message) { log(LogLevel::info, message); }
-inline void log_warning(std::string_view message) { log(LogLevel::warning, message); }
-inline void log_error(std::string_view message) { log(LogLevel::error, message); }
+inline void log_info(std::string_view message) {
+  log(LogLevel::info, message);
+}
+inline void log_warning(std::string_view message) {
+  log(LogLevel::warning, message);
+}
+inline void log_error(std::string_view message) {
+  log(LogLevel::error, message);
+}
 
 }  // namespace holdfast

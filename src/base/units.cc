@@ -18,12 +18,18 @@ Error bad_size(std::string_view text, std::string_view why) {
 // 1024^n for the unit letter, or 0.
 std::uint64_t unit_factor(char letter) {
   switch (std::toupper(static_cast<unsigned char>(letter))) {
-    case 'K': return kKiB;
-    case 'M': return kMiB;
-    case 'G': return kGiB;
-    case 'T': return kTiB;
-    case 'P': return 1024 * kTiB;
-    default: return 0;
+    case 'K':
+      return kKiB;
+    case 'M':
+      return kMiB;
+    case 'G':
+      return kGiB;
+    case 'T':
+      return kTiB;
+    case 'P':
+      return 1024 * kTiB;
+    default:
+      return 0;
   }
 }
 
@@ -87,7 +93,8 @@ std::string format_bytes(std::uint64_t bytes) {
     ++unit;
   }
   char text[32];
-  const bool whole = unit == 0 || value >= 99.95 || value == static_cast<double>(static_cast<int>(value));
+  const bool whole =
+      unit == 0 || value >= 99.95 || value == static_cast<double>(static_cast<int>(value));
   std::snprintf(text, sizeof text, whole ? "%.0f %s" : (value >= 9.995 ? "%.1f %s" : "%.2f %s"),
                 value, kUnits[unit]);
   return text;

@@ -28,9 +28,12 @@ TEST(UnitsTest, ParsesSizesAsPeopleWriteThem) {
 }
 
 TEST(UnitsTest, RefusesNonsenseWithAMessageThatHelps) {
-  for (const char* text : {"", " ", "G", "-1", "+1", "1X", "1 G", "1.G", ".5G", "1.5", "1.2.3G", "20GX",
-                           "20GiBs", "0x10", "1e9", "18446744073709551616", "16777216T", "99999P",
-                           "1.1234567G", "NaN", "1,5G"}) {
+  for (const char* text : {"",          " ",      "G",          "-1",
+                           "+1",        "1X",     "1 G",        "1.G",
+                           ".5G",       "1.5",    "1.2.3G",     "20GX",
+                           "20GiBs",    "0x10",   "1e9",        "18446744073709551616",
+                           "16777216T", "99999P", "1.1234567G", "NaN",
+                           "1,5G"}) {
     const auto result = parse_bytes(text);
     ASSERT_FALSE(result.ok()) << text;
     EXPECT_EQ(result.error().code(), ErrorCode::invalid_argument);

@@ -32,11 +32,10 @@ void CheckedDevice::submit(BlockRequest& request) {
     }
     HOLDFAST_ASSERT(buffer_bytes == request.length_bytes);
   }
-  const InFlight submitted{request.operation,      request.force_unit_access,
-                           request.keep_allocated, request.offset_bytes,
-                           request.length_bytes,   request.buffers.data(),
-                           request.buffers.size(), request.on_complete,
-                           request.context,        info().size_bytes};
+  const InFlight submitted{
+      request.operation,    request.force_unit_access, request.keep_allocated, request.offset_bytes,
+      request.length_bytes, request.buffers.data(),    request.buffers.size(), request.on_complete,
+      request.context,      info().size_bytes};
   const bool is_new = in_flight_.emplace(&request, submitted).second;
   HOLDFAST_ASSERT(is_new);
   request.on_complete = &CheckedDevice::completed;

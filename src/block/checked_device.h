@@ -6,8 +6,8 @@
 //
 // Of the frontend: a request is complete and not in flight already, its buffers are as long as it
 // says, and nobody touches it before on_complete. Of the device: one completion per request, never
-// from inside submit(), ok only inside the device; extents as promised. Of both: the device outlives
-// its requests.
+// from inside submit(), ok only inside the device; extents as promised. Of both: the device
+// outlives its requests.
 #pragma once
 
 #include <cstddef>

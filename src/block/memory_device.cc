@@ -18,7 +18,9 @@ MemoryDevice::MemoryDevice(Executor& executor, Options options)
   if (!options_.discard_data) blocks_.resize(divide_up(info_.size_bytes, kBlockBytes));
 }
 
-MemoryDevice::~MemoryDevice() { HOLDFAST_ASSERT(waiting_.empty()); }
+MemoryDevice::~MemoryDevice() {
+  HOLDFAST_ASSERT(waiting_.empty());
+}
 
 void MemoryDevice::submit(BlockRequest& request) {
   ++operation_counts_[static_cast<std::size_t>(request.operation)];
@@ -130,7 +132,8 @@ void MemoryDevice::clear(std::uint64_t offset_bytes, std::uint64_t length_bytes,
     Block& block = blocks_[offset_bytes / kBlockBytes];
     const std::uint64_t within = offset_bytes % kBlockBytes;
     const std::uint64_t count = std::min(length_bytes, kBlockBytes - within);
-    const bool whole = within == 0 && (count == kBlockBytes || offset_bytes + count == info_.size_bytes);
+    const bool whole =
+        within == 0 && (count == kBlockBytes || offset_bytes + count == info_.size_bytes);
     if (whole) {
       block.data = nullptr;
       block.allocated = keep_allocated;
@@ -166,7 +169,8 @@ Task<Result<std::vector<BlockExtent>>> MemoryDevice::block_status(std::uint64_t 
       extent.zero = block.data == nullptr;
     }
     extent.length_bytes = count;
-    if (!extents.empty() && extents.back().hole == extent.hole && extents.back().zero == extent.zero) {
+    if (!extents.empty() && extents.back().hole == extent.hole &&
+        extents.back().zero == extent.zero) {
       extents.back().length_bytes += count;
     } else if (extents.size() == extents_max) {
       break;

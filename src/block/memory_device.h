@@ -24,7 +24,7 @@ class MemoryDevice final : public BlockDevice {
     std::string name = "memory";
     std::uint64_t size_bytes = 0;
     bool read_only = false;
-    Duration delay{0};        // from submit to completion
+    Duration delay{0};          // from submit to completion
     bool discard_data = false;  // a null device: writes vanish, reads leave the buffers as they are
   };
 
@@ -80,7 +80,8 @@ class MemoryDevice final : public BlockDevice {
   std::uint64_t operation_counts_[5] = {};
   std::uint64_t force_unit_access_count_ = 0;
   Timer timer_{[](void* context) { static_cast<MemoryDevice*>(context)->complete_due(); }, this};
-  Deferred deferred_{[](void* context) { static_cast<MemoryDevice*>(context)->complete_due(); }, this};
+  Deferred deferred_{[](void* context) { static_cast<MemoryDevice*>(context)->complete_due(); },
+                     this};
 };
 
 }  // namespace holdfast

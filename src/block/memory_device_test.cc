@@ -45,7 +45,8 @@ class MemoryDeviceTest : public testing::Test {
     };
     device_.submit(request);
   }
-  BlockStatus run(BlockOperation operation, std::uint64_t offset_bytes, std::uint64_t length_bytes) {
+  BlockStatus run(BlockOperation operation, std::uint64_t offset_bytes,
+                  std::uint64_t length_bytes) {
     std::vector<std::byte> memory(length_bytes);
     const iovec vector{memory.data(), memory.size()};
     BlockRequest request;

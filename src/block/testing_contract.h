@@ -170,9 +170,8 @@ TEST_P(BlockDeviceContract, ManyRequestsInFlightAllComplete) {
     offset += 8192;
     device_->submit(io.request);
   }
-  harness_->run_until([&] {
-    return std::all_of(all.begin(), all.end(), [](const Io& io) { return io.done; });
-  });
+  harness_->run_until(
+      [&] { return std::all_of(all.begin(), all.end(), [](const Io& io) { return io.done; }); });
   offset = 0;
   for (const Io& io : all) {
     ASSERT_EQ(io.status, BlockStatus::ok);

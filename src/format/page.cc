@@ -42,7 +42,7 @@ bool check_page(std::span<const std::byte> page, const PageIdentity& identity) {
   if (page.size() != kBlockBytes || !check_sealed_block(page, kPageMagic)) return false;
   const Header header = encode_header(identity);
   if (!std::equal(header.begin(), header.end(), page.begin() + kSealBytes)) return false;
-  if (identity.level != 0) return true;
+  if (identity.level != 0) return children_are_valid(page);
   return identity.array == ArrayKind::map ? map_entries_are_valid(page)
                                           : segment_entries_are_valid(page);
 }
@@ -63,6 +63,10 @@ SegmentEntry load_segment_entry(const std::byte* at) {
 
 void store_segment_entry(std::byte* at, const SegmentEntry& entry) {
   ByteWriter out({at, kSegmentEntryBytes});
+  if (entry.state == SegmentState::absent) {  // so that a page of absent entries is an empty page
+    out.fill_rest_with_zeros();
+    return;
+  }
   out.put<std::uint64_t>(entry.epoch.value);
   out.put<std::uint32_t>(entry.owner);
   out.put<std::uint32_t>(entry.live_blocks);
@@ -77,14 +81,17 @@ bool segment_entries_are_valid(std::span<const std::byte> page) {
     ByteReader in(page.subspan(kPageHeaderBytes + std::size_t{slot} * kSegmentEntryBytes,
                                kSegmentEntryBytes));
     const auto epoch = in.get<std::uint64_t>();
-    in.get<std::uint32_t>();
+    const auto owner = in.get<std::uint32_t>();
     const auto live = in.get<std::uint32_t>();
-    in.get<std::uint32_t>();
+    const auto used = in.get<std::uint32_t>();
     const auto stream = in.get<std::uint8_t>();
     const auto state = in.get<std::uint8_t>();
     in.expect_zeros(10);
-    if (!in.ok() || state > 2 || live > (1u << BlockLocation::kBlockIndexBits)) return false;
-    if (state == 0 ? (epoch != 0 || live != 0 || stream > 1) : (epoch == 0 || stream < 1 || stream > 2)) {
+    constexpr std::uint32_t kBlocksMax = 1u << BlockLocation::kBlockIndexBits;
+    if (!in.ok() || state > 2 || owner != 0 || live > kBlocksMax || used > kBlocksMax) return false;
+    // Absent entries of the first programs have the stream 1.
+    if (state == 0 ? (epoch != 0 || live != 0 || used != 0 || stream > 1)
+                   : (epoch == 0 || stream < 1 || stream > 2)) {
       return false;
     }
   }
@@ -97,6 +104,15 @@ bool map_entries_are_valid(std::span<const std::byte> page) {
         load_map_entry(page.data() + kPageHeaderBytes + std::size_t{slot} * kMapEntryBytes);
     if (!entry.location.is_valid()) return false;
     if (!entry.location.is_stored() && entry.checksum != 0) return false;
+  }
+  return true;
+}
+
+bool children_are_valid(std::span<const std::byte> page) {
+  for (std::uint32_t slot = 0; slot < kChildrenPerPage; ++slot) {
+    const BlockLocation child{
+        load_little<std::uint64_t>(page.data() + kPageHeaderBytes + std::size_t{slot} * 8)};
+    if (!child.is_hole() && !child.is_stored()) return false;
   }
   return true;
 }

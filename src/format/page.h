@@ -11,7 +11,7 @@
 //     segment table, level 0: 126 x SegmentEntry (32 bytes)
 //     either, level > 0: 504 x u64 location of the child page, 0: an absent child (all zero)
 //
-// The page names its own place, so that a stale or misdirected page is never taken for the right one.
+// The page names its own place, so that a stale or misdirected page is never taken for another.
 #pragma once
 
 #include <cstddef>
@@ -34,8 +34,10 @@ inline constexpr std::uint32_t kMapEntriesPerPage = kPageEntryBytes / kMapEntryB
 inline constexpr std::uint32_t kSegmentEntryBytes = 32;
 inline constexpr std::uint32_t kSegmentEntriesPerPage = kPageEntryBytes / kSegmentEntryBytes;
 inline constexpr std::uint32_t kChildrenPerPage = kPageEntryBytes / 8;
-inline constexpr std::uint32_t kPageLevels = 4;  // 336 * 504^3 blocks: 160 TiB; recorded in the root
-static_assert(kMapEntriesPerPage == 336 && kSegmentEntriesPerPage == 126 && kChildrenPerPage == 504);
+// 336 * 504^3 blocks: 160 TiB; recorded in the root.
+inline constexpr std::uint32_t kPageLevels = 4;
+static_assert(kMapEntriesPerPage == 336 && kSegmentEntriesPerPage == 126 &&
+              kChildrenPerPage == 504);
 
 enum class ArrayKind : std::uint8_t { map = 1, segment_table = 2 };
 
@@ -96,5 +98,6 @@ void store_segment_entry(std::byte* at, const SegmentEntry& entry);
 // For pages that came from storage: known enumerators, zero reserved bytes, live <= segment.
 bool segment_entries_are_valid(std::span<const std::byte> page);
 bool map_entries_are_valid(std::span<const std::byte> page);
+bool children_are_valid(std::span<const std::byte> page);
 
 }  // namespace holdfast::format

@@ -15,7 +15,7 @@ namespace {
 
 constexpr std::size_t kIdentityOffset = 16;
 constexpr std::size_t kExtentCountOffset = 52;
-constexpr std::uint64_t kBlockNumberMax = std::uint64_t{1} << 52;
+constexpr std::uint64_t kVolumeBlocksMax = limits::kVolumeBytesMax / kBlockBytes;
 
 void encode_extent(std::byte* at, const RecordExtent& extent) {
   store_little(at, extent.first_block.value);
@@ -90,7 +90,7 @@ void RecordBuilder::add_checksum(std::uint32_t crc) {
   store_little(header_ + kBlockBytes - 4 * std::size_t{checksum_count_}, crc);
 }
 
-void RecordBuilder::finish(const RecordIdentity& identity) {
+void RecordBuilder::finish(const RecordIdentity& identity, Sequence durable) {
   HOLDFAST_ASSERT(checksum_count_ == payload_blocks_ && extent_count_ != 0);
   ByteWriter out({header_ + kSealBytes, kRecordFixedBytes - kSealBytes});
   out.put<std::uint16_t>(kRecordVersion);
@@ -105,6 +105,7 @@ void RecordBuilder::finish(const RecordIdentity& identity) {
   HOLDFAST_ASSERT(kSealBytes + out.position() == kExtentCountOffset);
   out.put<std::uint32_t>(extent_count_);
   out.put<std::uint64_t>(identity.sequence.value);
+  out.put<std::uint64_t>(durable.value);
   seal_block({header_, kBlockBytes}, kRecordMagic);
 }
 
@@ -125,7 +126,8 @@ std::optional<RecordView> RecordView::parse(std::span<const std::byte> header) {
   view.identity_.block_index = in.get<std::uint32_t>();
   view.extent_count_ = in.get<std::uint32_t>();
   view.identity_.sequence = {in.get<std::uint64_t>()};
-  if (!in.ok() || view.extent_count_ == 0 ||
+  view.durable_ = {in.get<std::uint64_t>()};
+  if (!in.ok() || view.durable_ >= view.identity_.sequence || view.extent_count_ == 0 ||
       view.extent_count_ > kRecordVariableBytes / kRecordExtentBytes ||
       view.payload_blocks_ > limits::kRecordPayloadBlocksMax ||
       view.extent_count_ * kRecordExtentBytes + view.payload_blocks_ * std::size_t{4} >
@@ -137,10 +139,19 @@ std::optional<RecordView> RecordView::parse(std::span<const std::byte> header) {
     const std::byte* at = view.header_ + kRecordFixedBytes + i * kRecordExtentBytes;
     if (!is_known_kind(load_little<std::uint32_t>(at + 12))) return std::nullopt;
     const RecordExtent extent = view.extent(i);
-    if (extent.block_count == 0 || extent.first_block.value > kBlockNumberMax) return std::nullopt;
+    // Behind the largest volume there is nothing, and the map has no pages for it.
+    if (extent.block_count == 0 || extent.first_block.value >= kVolumeBlocksMax ||
+        extent.block_count > kVolumeBlocksMax - extent.first_block.value) {
+      return std::nullopt;
+    }
     if (extent.kind == ExtentKind::data) data_blocks += extent.block_count;
   }
   if (data_blocks != view.payload_blocks_) return std::nullopt;
+  const std::size_t extents_end = kRecordFixedBytes + view.extent_count_ * kRecordExtentBytes;
+  const std::size_t checksums_begin = kBlockBytes - std::size_t{4} * view.payload_blocks_;
+  ByteReader unused(header.subspan(extents_end, checksums_begin - extents_end));
+  unused.expect_zeros(unused.remaining());
+  if (!unused.ok()) return std::nullopt;
   return view;
 }
 

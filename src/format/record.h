@@ -6,7 +6,8 @@
 //   0 u32 magic "HFRC"   4 u32 CRC-32C of bytes 8..4095   8 u16 version   10 u8 kind   11 u8 zero
 //   12 u32 payload blocks   16 volume id (16)   32 u64 epoch   40 u64 segment number
 //   48 u32 block index of this header in its segment   52 u32 extent count   56 u64 sequence
-//   64 extents, 16 bytes each: u64 first block, u32 block count, u8 kind, 3 zero
+//   64 u64 durable sequence: every record up to it was durable when this one was written
+//   72 extents, 16 bytes each: u64 first block, u32 block count, u8 kind, 3 zero
 //   ... zeros ...
 //   4096 - 4*(i+1): CRC-32C of payload block i
 // Extents of kind data take the payload blocks in order; hole and zero take none.
@@ -26,7 +27,7 @@ namespace holdfast::format {
 
 inline constexpr std::uint32_t kRecordMagic = 0x43524648;  // "HFRC"
 inline constexpr std::uint16_t kRecordVersion = 1;
-inline constexpr std::size_t kRecordFixedBytes = 64;
+inline constexpr std::size_t kRecordFixedBytes = 72;
 inline constexpr std::size_t kRecordExtentBytes = 16;
 inline constexpr std::size_t kRecordVariableBytes = kBlockBytes - kRecordFixedBytes;
 
@@ -66,8 +67,9 @@ class RecordBuilder {
   std::uint32_t payload_blocks() const { return payload_blocks_; }
   std::uint32_t extent_count() const { return extent_count_; }
   bool empty() const { return extent_count_ == 0; }
-  // Completes and seals the header; may be called again with another place.
-  void finish(const RecordIdentity& identity);
+  // Completes and seals the header; may be called again with another place. `durable`: the sequence
+  // up to which all records are known to be durable now.
+  void finish(const RecordIdentity& identity, Sequence durable = {});
 
  private:
   bool continues_last(BlockNumber first, ExtentKind kind) const;
@@ -85,6 +87,7 @@ class RecordView {
   static std::optional<RecordView> parse(std::span<const std::byte> header);
 
   const RecordIdentity& identity() const { return identity_; }
+  Sequence durable() const { return durable_; }
   std::uint32_t payload_blocks() const { return payload_blocks_; }
   std::uint32_t extent_count() const { return extent_count_; }
   RecordExtent extent(std::uint32_t i) const;
@@ -94,6 +97,7 @@ class RecordView {
  private:
   const std::byte* header_ = nullptr;
   RecordIdentity identity_;
+  Sequence durable_;
   std::uint32_t payload_blocks_ = 0;
   std::uint32_t extent_count_ = 0;
 };

@@ -11,6 +11,31 @@ namespace holdfast::format {
 namespace {
 
 constexpr std::uint64_t kKnownIncompatibleFeatures = 0;
+constexpr std::uint64_t kSegmentNumberEnd = std::uint64_t{1}
+                                            << (64 - BlockLocation::kBlockIndexBits);
+
+// What no field contradicts on its own.
+bool fields_agree(const Root& root) {
+  const auto is_place = [&](const BlockLocation& location) {
+    return location.is_hole() ||
+           (location.is_stored() && location.segment() < root.next_segment &&
+            location.block_index() < root.segment_bytes / kBlockBytes);
+  };
+  // A position may be at the end of its segment: the record then begins a later one.
+  const auto is_end = [&](SegmentNumber segment, std::uint32_t blocks) {
+    return segment.value == 0 ? blocks == 0
+                              : segment < root.next_segment &&
+                                    blocks <= root.segment_bytes / kBlockBytes;
+  };
+  return root.segment_bytes >= limits::kSegmentBytesMin &&
+         root.segment_bytes <= limits::kSegmentBytesMax && root.segment_bytes % kBlockBytes == 0 &&
+         root.size_bytes >= limits::kVolumeBytesMin && root.size_bytes <= limits::kVolumeBytesMax &&
+         root.size_bytes % kSectorBytes == 0 && root.next_segment.value != 0 &&
+         root.next_segment.value < kSegmentNumberEnd && root.position.next_sequence.value != 0 &&
+         is_place(root.map_top) && is_place(root.segment_table_top) &&
+         is_end(root.position.segment, root.position.block_index) &&
+         is_end(root.page_segment, root.page_segment_used_blocks);
+}
 
 Error corrupt_root(const RootId& id, std::string_view why) {
   return Error(ErrorCode::corrupt, "root " + std::to_string(id.epoch.value) + "." +
@@ -90,11 +115,7 @@ Result<Root> decode_root(std::span<const std::byte> bytes, const RootId& id) {
   in.expect_zeros(in.remaining());
   if (!in.ok()) return corrupt_root(id, "reserved bytes are not zero");
   if (root.id != id) return corrupt_root(id, "it names another volume, epoch or number");
-  const bool tops_valid = (root.map_top.is_stored() || root.map_top.is_hole()) &&
-                          (root.segment_table_top.is_stored() || root.segment_table_top.is_hole());
-  if (levels != kPageLevels || !tops_valid || root.next_segment.value == 0 ||
-      root.segment_bytes < limits::kSegmentBytesMin || root.segment_bytes > limits::kSegmentBytesMax ||
-      root.segment_bytes % kBlockBytes != 0 || root.size_bytes > limits::kVolumeBytesMax) {
+  if (levels != kPageLevels || !fields_agree(root)) {
     return corrupt_root(id, "its fields contradict each other");
   }
   return root;

@@ -20,8 +20,9 @@ class TestExecutor final : public Executor {
 
   MonotonicTime now() const override { return now_; }
   WallTime wall_time() const override {
-    return WallTime{1'700'000'000 +
-                    std::chrono::duration_cast<std::chrono::seconds>(now_.time_since_epoch()).count()};
+    return WallTime{
+        1'700'000'000 +
+        std::chrono::duration_cast<std::chrono::seconds>(now_.time_since_epoch()).count()};
   }
   std::uint64_t random() override {  // splitmix64
     std::uint64_t z = (random_state_ += 0x9E3779B97F4A7C15ull);
@@ -58,8 +59,8 @@ class TestExecutor final : public Executor {
     }
     return worked;
   }
-  // Turns until nothing is left to do at this instant. False when `turns_max` did not suffice, which
-  // means that something keeps itself busy.
+  // Turns until nothing is left to do at this instant. False when `turns_max` did not suffice,
+  // which means that something keeps itself busy.
   bool run_until_idle(std::size_t turns_max = 1'000'000) {
     for (std::size_t i = 0; i < turns_max; ++i) {
       if (!run_turn()) return true;

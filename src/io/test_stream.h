@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // TestStream: one end of a connection whose other end is the test. What the test pushes is received
-// (in pieces of a size it chooses), what the code under test sends is collected; sending can be made
-// to stall (a peer that does not read) or to fail. TestPeer is the test's end and survives the
+// (in pieces of a size it chooses), what the code under test sends is collected; sending can be
+// made to stall (a peer that does not read) or to fail. TestPeer is the test's end and survives the
 // stream.
 #pragma once
 
@@ -24,9 +24,9 @@ namespace holdfast {
 
 // The peer's side, shared by the test and the stream.
 struct TestPeer {
-  std::deque<std::byte> input;          // not yet received by the code under test
-  bool input_ended = false;             // the peer closed its sending side
-  int receive_error = 0;                // errno for the next receive, once the input is used up
+  std::deque<std::byte> input;  // not yet received by the code under test
+  bool input_ended = false;     // the peer closed its sending side
+  int receive_error = 0;        // errno for the next receive, once the input is used up
   std::size_t receive_bytes_max = ~std::size_t{0};  // size of the pieces
   std::deque<std::size_t> piece_bytes;  // sizes of the next pieces, before receive_bytes_max counts
 

@@ -319,9 +319,11 @@ Task<Result<std::unique_ptr<File>>> DirPool::create_segment(SegmentId segment,
   co_return file;
 }
 
-Task<Result<std::unique_ptr<File>>> DirPool::open_segment(SegmentId segment) {
+Task<Result<std::unique_ptr<File>>> DirPool::open_segment(SegmentId segment,
+                                                           bool writable) {
   std::string path = segment_path(segment);
   FileOpenOptions options;
+  options.writable = writable;
   co_return co_await context_.file_system.open(std::move(path), options);
 }
 

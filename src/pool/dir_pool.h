@@ -44,7 +44,8 @@ class DirPool final : public Pool {
   Task<Result<std::uint64_t>> volume_allocated_bytes(VolumeId volume) override;
   Task<Result<std::unique_ptr<File>>> create_segment(SegmentId segment,
                                                      SegmentPurpose purpose) override;
-  Task<Result<std::unique_ptr<File>>> open_segment(SegmentId segment) override;
+  Task<Result<std::unique_ptr<File>>> open_segment(SegmentId segment,
+                                                   bool writable) override;
   Task<Result<void>> remove_segment(SegmentId segment) override;
   Task<Result<void>> trim_segment(SegmentId segment, std::uint64_t used_bytes) override;
   Task<Result<std::vector<SegmentId>>> list_segments(VolumeId volume) override;

@@ -71,7 +71,9 @@ class Pool {
   // Segments. A created segment is preallocated (info().segment_bytes) and its name is durable.
   virtual Task<Result<std::unique_ptr<File>>> create_segment(SegmentId segment,
                                                              SegmentPurpose purpose) = 0;
-  virtual Task<Result<std::unique_ptr<File>>> open_segment(SegmentId segment) = 0;  // for reading
+  // For reading; `writable` only for writing the same bytes to the same place again.
+  virtual Task<Result<std::unique_ptr<File>>> open_segment(SegmentId segment,
+                                                           bool writable = false) = 0;
   virtual Task<Result<void>> remove_segment(SegmentId segment) = 0;  // not_found is an error too
   // Gives back the space behind `used_bytes` of a segment that nobody appends to any more.
   virtual Task<Result<void>> trim_segment(SegmentId segment, std::uint64_t used_bytes) = 0;

@@ -30,7 +30,6 @@ using format::SegmentStream;
 namespace {
 
 constexpr std::size_t kPagesPerWrite = 64;
-constexpr std::uint64_t kDirtyPagesWorthwhile = 64;
 
 }  // namespace
 
@@ -52,9 +51,9 @@ struct VolumeImpl::Flush {
 // --- When ---
 
 void VolumeImpl::want_checkpoint() {
-  if (checkpoint_wanted_ || closing_) return;
+  if (checkpoint_wanted_) return;
   checkpoint_wanted_ = true;
-  tasks_.spawn(run_checkpoints());
+  tasks_.spawn(checkpoint_now());
 }
 
 void VolumeImpl::after_activity() {
@@ -65,8 +64,7 @@ void VolumeImpl::after_activity() {
   const bool log_is_long =
       log_.bytes_written() - log_bytes_at_checkpoint_ >= options_.checkpoint_log_bytes;
   const bool many_dirty =
-      memory_.wants_checkpoint() &&
-      map_.dirty_count() >= std::min(kDirtyPagesWorthwhile, memory_.bytes_max() / kBlockBytes / 4);
+      memory_.wants_checkpoint() && map_.dirty_count() >= limits::kPagesPerVolumeMin;
   if ((log_is_long || many_dirty) && !checkpoint_running_) want_checkpoint();
 }
 
@@ -92,10 +90,6 @@ Task<void> VolumeImpl::release_idle_memory() {
   }
 }
 
-Task<void> VolumeImpl::run_checkpoints() {
-  co_await checkpoint_now();
-}
-
 Task<Result<void>> VolumeImpl::checkpoint() {
   co_await checkpoint_now();
   co_return Result<void>{};
@@ -108,9 +102,7 @@ Task<void> VolumeImpl::checkpoint_now() {
   co_await checkpoint_once();
   checkpoint_running_ = false;
   checkpoint_done_.notify_all();
-  List<WriteOp, &WriteOp::wait_link> ready;
-  while (WriteOp* op = crowd_waiters_.pop_front()) ready.push_back(*op);
-  while (WriteOp* op = ready.pop_front()) run(*op);
+  wake_crowded();
 }
 
 // --- One checkpoint ---
@@ -164,7 +156,9 @@ std::uint64_t VolumeImpl::page_room() const {
 
 // More than freeze() can need: every dirty leaf, every inner page of the map, the whole table.
 std::uint64_t VolumeImpl::page_room_needed() const {
-  return map_.dirty_count() + map_.inner_count() + store_.table_pages() + 1;
+  const std::uint64_t dirty = map_.dirty_count();
+  if (dirty + store_.dirty_table_pages() == 0) return 0;
+  return dirty + map_.inner_count() + store_.table_pages() + 1;
 }
 
 Task<void> VolumeImpl::make_page_room() {
@@ -179,16 +173,14 @@ Task<void> VolumeImpl::make_page_room() {
   }
 }
 
-BlockLocation VolumeImpl::take_page_place(Flush& flush) {
+BlockLocation VolumeImpl::take_page_place(Flush& flush, SegmentNumber& filled) {
   PageSegment& open = page_segments_.front();
   const BlockLocation place = BlockLocation::at(open.segment->number, open.next_block++);
   if (flush.touched.empty() || flush.touched.back() != open.segment) {
     flush.touched.push_back(open.segment);
   }
   if (open.next_block == segment_blocks_) {
-    store_.add_live(open.segment->number, 1);  // so that sealing does not find it dead
-    store_.seal(open.segment->number, segment_blocks_);
-    store_.add_live(open.segment->number, -1);
+    filled = open.segment->number;
     flush.filled.push_back(open.segment);
     page_segments_.erase(page_segments_.begin());
   }
@@ -197,9 +189,11 @@ BlockLocation VolumeImpl::take_page_place(Flush& flush) {
 
 void VolumeImpl::assign_page(PagedArray& array, Page& page, Flush& flush) {
   const bool empty = format::page_is_empty({page.image, kBlockBytes});
-  const BlockLocation place = empty ? BlockLocation::hole() : take_page_place(flush);
+  SegmentNumber filled;  // by this page
+  const BlockLocation place = empty ? BlockLocation::hole() : take_page_place(flush, filled);
   if (!empty) {
     store_.add_live(place.segment(), 1);
+    if (filled.value != 0) store_.seal(filled, segment_blocks_);
     flush.pages.push_back({&array, &page});
   }
   const BlockLocation before = array.assign(page, place);

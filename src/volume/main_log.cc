@@ -134,7 +134,8 @@ bool MainLog::place(LogRecord& record) {
   if (next_block_ == 0) current_->first_sequence = record.sequence;
   next_block_ += record.used_blocks;
   record.builder.finish({options_.volume, epoch_, current_->number, record.block_index,
-                         record.sequence});
+                         record.sequence},
+                        synced_);
   if (next_block_ > options_.segment_blocks / 2 && !spare_failed_) want_spare();
   return true;
 }
@@ -334,7 +335,7 @@ LogPosition MainLog::position() const {
 
 void MainLog::request_sync(bool for_guest) {
   if (for_guest) appends_since_flush_ = 0;
-  if (synced_ == applied_) return;
+  if (synced_ == applied_ || (sync_running_ && sync_covers_ == applied_)) return;
   sync_wanted_ = true;
   maybe_start_sync();
 }

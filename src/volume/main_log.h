@@ -72,7 +72,7 @@ class MainLogClient {
   virtual ~MainLogClient() = default;
   // The record's append completed and all before it are applied: update the map, acknowledge.
   virtual void apply(LogRecord& record) = 0;
-  // The record was written to another place: move the map's references. Then relocated().
+  // The record was written to another place: move the map's references.
   virtual Task<void> relocate(LogRecord& record) = 0;
   virtual void log_has_room() = 0;
   virtual void log_synced() = 0;  // synced_sequence() has grown
@@ -112,7 +112,9 @@ class MainLog {
 
   // Seals the current segment and drops the spare. Nothing may be in flight.
   void stop();
-  bool is_idle() const { return active_.empty() && !sync_running_ && !rewinding_; }
+  bool is_idle() const {
+    return active_.empty() && !sync_running_ && !rewinding_ && !spare_in_work_;
+  }
   bool everything_synced() const { return retained_.empty() && is_idle(); }
   void shrink_memory() { ring_.shrink(); }
   // The bytes of a stored block that is still in memory, or null.

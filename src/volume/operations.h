@@ -82,6 +82,7 @@ struct DiskRead {
   ReadOp* operation = nullptr;
   Segment* segment = nullptr;
   format::BlockLocation location;
+  std::uint64_t first_block = 0;  // of the volume
   std::uint32_t block_count = 0;
   std::uint64_t skip_bytes = 0;  // of the first block: not asked for
   std::uint64_t want_bytes = 0;

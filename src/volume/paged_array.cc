@@ -16,7 +16,8 @@ using format::kChildrenPerPage;
 using format::kPageLevels;
 
 // Resumes a coroutine with the outcome of a load, which it starts if nobody has. A load that needs
-// no I/O ends inside await_suspend: nothing of the awaiter is touched after starting it.
+// no I/O ends inside await_suspend, which then does not suspend: a walk over many such pages is a
+// loop, not a recursion.
 class PagedArray::Awaiter {
  public:
   Awaiter(PagedArray& array, Page& page, bool start) : array_(array), page_(page), start_(start) {
@@ -27,10 +28,13 @@ class PagedArray::Awaiter {
   Awaiter& operator=(const Awaiter&) = delete;
   ~Awaiter() { waiter_.link.unlink(); }
   bool await_ready() const noexcept { return false; }
-  void await_suspend(std::coroutine_handle<> waiting) {
+  bool await_suspend(std::coroutine_handle<> waiting) {
     handle_ = waiting;
     page_.waiters.push_back(waiter_);
-    if (start_) array_.loads_.spawn(array_.load(&page_));
+    if (!start_) return true;
+    array_.loads_.spawn(array_.load(&page_));
+    start_ = false;
+    return !answered_;
   }
   Lookup await_resume() const noexcept { return result_; }
 
@@ -38,11 +42,13 @@ class PagedArray::Awaiter {
   static void on_page(PageWaiter& waiter, PageOutcome outcome, Page* page) {
     auto* self = static_cast<Awaiter*>(waiter.context);
     self->result_ = {outcome, page};
-    self->handle_.resume();
+    self->answered_ = true;
+    if (!self->start_) self->handle_.resume();
   }
   PagedArray& array_;
   Page& page_;
-  bool start_;
+  bool start_;  // until the load was started
+  bool answered_ = false;
   PageWaiter waiter_;
   Lookup result_;
   std::coroutine_handle<> handle_;

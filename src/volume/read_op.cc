@@ -106,6 +106,7 @@ bool VolumeImpl::read_run(ReadOp& op, Page& leaf, std::uint64_t block, std::uint
   read->operation = &op;
   read->segment = segment;
   read->location = first.location;
+  read->first_block = block;
   read->checksums[0] = first.checksum;
   while (run_end < blocks_end && run_end - block < limits::kReadBlocksMax) {
     const MapEntry next = entry_of(leaf, run_end);
@@ -233,42 +234,50 @@ bool VolumeImpl::verify(DiskRead& read) const {
   return true;
 }
 
-// A read that failed, or whose bytes did not verify: waits out path failures; takes what is not yet
-// durable from memory; reads again into memory of our own, because a guest may have written to its
-// buffer during the read; only then is it a medium error.
+// A read that failed, or whose bytes did not verify, block by block into memory of our own (a guest
+// may have written to its buffer during the read).
 Task<void> VolumeImpl::retry_disk_read(DiskRead* read) {
   if (!read->bounced) {
     read->bounced = true;
     read->bounce = AlignedBuffer(read->block_count * kBlockBytes);
-    read->vectors[0] = {read->bounce.data(), read->block_count * kBlockBytes};
-    read->vector_count = 1;
   }
-  HoldTracker::Operation held(hold_);
   BlockStatus status = BlockStatus::ok;
-  for (std::uint32_t i = 0; i < read->block_count; ++i) {
+  for (std::uint32_t i = 0; i < read->block_count && status == BlockStatus::ok; ++i) {
     const std::span<std::byte> into = read->bounce.span(i * kBlockBytes, kBlockBytes);
-    const BlockLocation location{read->location.raw + i};
-    for (;;) {
-      const std::byte* retained = log_.find_retained(location);
-      if (retained != nullptr && crc32c({retained, kBlockBytes}) == read->checksums[i]) {
-        std::copy_n(retained, kBlockBytes, into.data());
-        break;
-      }
-      const int error = co_await FileIo(*read->segment->file, FileOperation::read,
-                                        location.block_index() * kBlockBytes, into);
-      if (error == 0 && crc32c(into) == read->checksums[i]) break;
-      if (error == 0 || sort_errno(error) == HoldReason::none) {
-        note_corrupt(location);
-        status = BlockStatus::medium_error;
-        break;
-      }
-      const std::string detail = std::string("read: ") + std::strerror(error);
-      co_await sleep_for(executor_, held.failed(sort_errno(error), detail));
-    }
-    if (status != BlockStatus::ok) break;
+    const MapEntry entry{BlockLocation{read->location.raw + i}, read->checksums[i]};
+    status = co_await read_block_again(read->first_block + i, entry, into);
   }
-  held.succeeded();
   finish_disk_read(*read, status);
+}
+
+// Takes what is not yet durable from memory; waits out path failures; follows a block that has moved
+// or was written anew meanwhile. Only what fails its check where the map says it is now is a medium
+// error.
+Task<BlockStatus> VolumeImpl::read_block_again(std::uint64_t block, MapEntry entry,
+                                               std::span<std::byte> into) {
+  for (;;) {
+    const std::byte* retained = log_.find_retained(entry.location);
+    if (retained != nullptr && crc32c({retained, kBlockBytes}) == entry.checksum) {
+      std::copy_n(retained, kBlockBytes, into.data());
+      co_return BlockStatus::ok;
+    }
+    const Result<void> read = co_await store_.read_block(entry.location, into);
+    if (read.ok() && crc32c(into) == entry.checksum) co_return BlockStatus::ok;
+    const PagedArray::Lookup found =
+        co_await map_.get(0, block / kMapEntriesPerPage, false);
+    if (found.outcome == PageOutcome::damaged) co_return BlockStatus::medium_error;
+    MapEntry now;  // a hole, where the leaf is absent
+    if (found.outcome == PageOutcome::ready) now = entry_of(*found.page, block);
+    if (now.location == entry.location) {
+      note_corrupt(entry.location);
+      co_return BlockStatus::medium_error;
+    }
+    if (!now.location.is_stored()) {
+      std::fill(into.begin(), into.end(), std::byte{0});
+      co_return BlockStatus::ok;
+    }
+    entry = now;
+  }
 }
 
 void VolumeImpl::finish_disk_read(DiskRead& read, BlockStatus status) {
@@ -284,7 +293,9 @@ void VolumeImpl::finish_disk_read(DiskRead& read, BlockStatus status) {
   free_disk_reads_.push_back(&read);
   --op.reads_pending;
   maybe_finish(op);
-  if (ReadOp* waiting = disk_read_waiters_.pop_front(); waiting != nullptr) run(*waiting);
+  while (!disk_read_waiters_.empty() && !free_disk_reads_.empty()) {
+    run(*disk_read_waiters_.pop_front());
+  }
 }
 
 void VolumeImpl::note_corrupt(BlockLocation location) {

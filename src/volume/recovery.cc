@@ -2,11 +2,15 @@
 //
 // Recovery: from the newest root and the log behind it to a volume that serves, in a new epoch.
 //
-// The log of an epoch is a chain of main segments in the order of their numbers. Each begins with a
-// record whose sequence says where it takes over: records of an earlier segment with that sequence
-// or a later one are superseded (they were written again after a failed sync). Replay goes on while
-// the next sequence is found intact, and ends at the first record that is missing or damaged: what
-// is restored is a prefix of the log.
+// The log of an epoch lies in its main segments. Each holds consecutive records from the one at its
+// first block on; a record stands in two segments only if it was written again after a failed sync,
+// with the same content. Replay looks for one sequence after the other, in the latest segment that
+// has it intact, and ends at the first that is nowhere: what is restored is a prefix of the log.
+//
+// Records say up to which sequence all was durable when they were written. What lies behind the last
+// such mark may never reach the disk, even if a sync succeeds now (an earlier failed one may have
+// consumed the error), so it is written once more, the same bytes to the same place, and synced
+// before the new root refers to it.
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
@@ -35,20 +39,28 @@ constexpr std::uint32_t kWindowBlocks = 1024;  // read at a time; holds at least
 constexpr std::size_t kLeafLoadsAtOnce = 64;
 static_assert(kWindowBlocks > limits::kRecordPayloadBlocksMax);
 
+Error not_durable(int error) {
+  return Error(ErrorCode::path_failure,
+               "the log cannot be made durable: " + std::string(std::strerror(error)) +
+                   "; open the volume again once the storage answers");
+}
+
 }  // namespace
 
-// A segment of the chain, from a block on, up to (not including) a sequence.
+// A segment of the log: where the next of its records begins, and which that is.
 struct VolumeImpl::Replay {
   SegmentId id;
-  std::uint32_t from_block = 0;
-  Sequence first;
-  Sequence end{~std::uint64_t{0}};
+  Sequence first;        // of its first record
+  Sequence next;         // of the record at `at`
+  std::uint32_t at = 0;  // block
+  bool ended = false;    // there is no intact record at `at`
 };
 
 // A record found intact, and where its payload is.
 struct VolumeImpl::FoundRecord {
   RecordView view;
   const std::byte* header;
+  std::uint32_t block_index;
 };
 
 Task<Result<void>> VolumeImpl::recover(const std::vector<RootId>& roots, MonotonicTime begin) {
@@ -72,6 +84,7 @@ Task<Result<void>> VolumeImpl::recover(const std::vector<RootId>& roots, Monoton
 
   Sequence expected = root_.position.next_sequence;
   CO_TRY(co_await replay_log(listed, expected));
+  CO_TRY(co_await make_replayed_durable());
   seal_left_open();
   for (const SegmentId& segment : listed) {
     if (!store_.has_entry(segment.number)) orphans_.push_back(segment);
@@ -95,8 +108,8 @@ Task<Result<std::vector<VolumeImpl::Replay>>> VolumeImpl::find_chain(
     Replay part;
     part.id = id;
     if (root_.position.segment == id.number) {
-      part.from_block = root_.position.block_index;
-      part.first = root_.position.next_sequence;
+      part.at = root_.position.block_index;
+      part.first = part.next = root_.position.next_sequence;
       chain.push_back(part);
       continue;
     }
@@ -117,7 +130,7 @@ Task<Result<std::vector<VolumeImpl::Replay>>> VolumeImpl::find_chain(
     }
     const std::optional<RecordView> record = RecordView::parse(block.span());
     if (!record.has_value()) continue;  // never written, or torn: nothing in it was acknowledged
-    part.first = record->identity().sequence;
+    part.first = part.next = record->identity().sequence;
     if (record->identity() != format::RecordIdentity{id_, id.epoch, id.number, 0, part.first} ||
         part.first < root_.position.next_sequence) {
       continue;
@@ -126,26 +139,33 @@ Task<Result<std::vector<VolumeImpl::Replay>>> VolumeImpl::find_chain(
   }
   std::sort(chain.begin(), chain.end(),
             [](const Replay& a, const Replay& b) { return a.id.number < b.id.number; });
-  for (std::size_t i = chain.size(); i-- > 1;) {
-    chain[i - 1].end = std::min(chain[i].first, chain[i].end);
-  }
   co_return chain;
 }
 
 Task<Result<void>> VolumeImpl::replay_log(const std::vector<SegmentId>& listed,
                                           Sequence& expected) {
   CO_TRY_ASSIGN(std::vector<Replay> chain, co_await find_chain(listed));
-  for (Replay& part : chain) {
-    if (part.first != expected && part.id.number != root_.position.segment) {
-      if (part.first < expected) continue;  // superseded as a whole
-      break;                                // a gap: the prefix ends here
+  for (;;) {
+    Replay* latest = nullptr;
+    for (Replay& part : chain) {
+      if (!part.ended && part.first <= expected) latest = &part;
     }
-    CO_TRY(co_await replay_segment(part, expected));
+    if (latest == nullptr) break;
+    Sequence limit{~std::uint64_t{0}};  // where a later segment takes over
+    for (const Replay& part : chain) {
+      if (!part.ended && part.id.number > latest->id.number) limit = std::min(limit, part.first);
+    }
+    CO_TRY(co_await replay_segment(*latest, expected, limit));
+    if (expected < limit) latest->ended = true;
+  }
+  for (const Replay& part : chain) {
+    if (store_.has_entry(part.id.number)) replayed_ends_[part.id.number.value] = part.at;
   }
   co_return Result<void>{};
 }
 
-Task<Result<void>> VolumeImpl::replay_segment(Replay& part, Sequence& expected) {
+// Applies the segment's records from `expected` on, up to `limit`; those before are passed over.
+Task<Result<void>> VolumeImpl::replay_segment(Replay& part, Sequence& expected, Sequence limit) {
   CO_TRY(co_await store_.prepare_entry(part.id.number));
   if (!store_.has_entry(part.id.number)) {
     SegmentEntry entry;
@@ -154,49 +174,47 @@ Task<Result<void>> VolumeImpl::replay_segment(Replay& part, Sequence& expected) 
     entry.state = SegmentState::open;
     store_.set_entry(part.id.number, entry);
   }
-  CO_TRY_ASSIGN(Segment* const segment, co_await store_.acquire(part.id.number));
   AlignedBuffer window(kWindowBlocks * kBlockBytes);
-  std::uint32_t at = part.from_block;
   std::uint32_t window_blocks = kWindowBlocks;
-  Result<void> result;
-  while (at < segment_blocks_ && expected < part.end) {
-    const std::uint32_t blocks = std::min(window_blocks, segment_blocks_ - at);
+  while (part.at < segment_blocks_ && part.next < limit) {
+    const std::uint32_t blocks = std::min(window_blocks, segment_blocks_ - part.at);
     const std::span<std::byte> bytes = window.span(0, blocks * kBlockBytes);
-    const int error =
-        co_await FileIo(*segment->file, FileOperation::read, at * kBlockBytes, bytes);
+    CO_TRY_ASSIGN(const int error, co_await read_log(part, bytes));
     if (error == ENODATA && blocks > 1) {  // a file that is shorter than it should be
       window_blocks = blocks / 2;
       continue;
     }
     if (error == ENODATA) break;
-    if (error != 0) {
-      result = Error(ErrorCode::path_failure,
-                     "the log cannot be read: " + std::string(std::strerror(error)) +
-                         "; open the volume again once the storage answers");
-      break;
-    }
-    const std::uint32_t used = co_await replay_window(part, at, bytes, expected);
+    const std::uint32_t used = co_await replay_window(part, bytes, expected, limit);
     if (used == 0) break;
-    at += used;
   }
-  store_.release(*segment);
-  replayed_ends_[part.id.number.value] = at;
-  co_return result;
+  co_return Result<void>{};
 }
 
-// Applies the whole records at the start of `bytes`; returns the blocks they take.
-Task<std::uint32_t> VolumeImpl::replay_window(const Replay& part, std::uint32_t at,
-                                              std::span<const std::byte> bytes,
-                                              Sequence& expected) {
+// 0 or ENODATA; what else the storage says ends opening.
+Task<Result<int>> VolumeImpl::read_log(const Replay& part, std::span<std::byte> bytes) {
+  CO_TRY_ASSIGN(Segment* const segment, co_await store_.acquire(part.id.number));
+  const int error =
+      co_await FileIo(*segment->file, FileOperation::read, part.at * kBlockBytes, bytes);
+  store_.release(*segment);
+  if (error == 0 || error == ENODATA) co_return error;
+  co_return Error(ErrorCode::path_failure,
+                  "the log cannot be read: " + std::string(std::strerror(error)) +
+                      "; open the volume again once the storage answers");
+}
+
+// Applies the whole records at the start of `bytes`; returns the blocks passed.
+Task<std::uint32_t> VolumeImpl::replay_window(Replay& part, std::span<const std::byte> bytes,
+                                              Sequence& expected, Sequence limit) {
   std::vector<FoundRecord> found;
   std::uint32_t used = 0;
   const auto window_blocks = static_cast<std::uint32_t>(bytes.size() / kBlockBytes);
-  while (used < window_blocks && expected < part.end) {
+  while (used < window_blocks && part.next < limit) {
     const std::span<const std::byte> header = bytes.subspan(used * kBlockBytes, kBlockBytes);
     const std::optional<RecordView> record = RecordView::parse(header);
     if (!record.has_value() ||
-        record->identity() != format::RecordIdentity{id_, part.id.epoch, part.id.number,
-                                                     at + used, expected}) {
+        record->identity() !=
+            format::RecordIdentity{id_, part.id.epoch, part.id.number, part.at, part.next}) {
       break;
     }
     const std::uint32_t blocks = 1 + record->payload_blocks();
@@ -204,18 +222,60 @@ Task<std::uint32_t> VolumeImpl::replay_window(const Replay& part, std::uint32_t 
     const std::span<const std::byte> payload =
         bytes.subspan((used + 1) * kBlockBytes, record->payload_blocks() * kBlockBytes);
     if (!canary::kIgnoreChecksums && !record->payload_is_intact(payload)) break;
-    found.push_back({*record, header.data()});
+    durable_ = std::max(durable_, record->durable());
+    if (part.next == expected) {
+      found.push_back({*record, header.data(), part.at});
+      replayed_.push_back({part.id.number, part.at, blocks, expected});
+      ++expected.value;
+    }
     used += blocks;
-    ++expected.value;
+    part.at += blocks;
+    ++part.next.value;
   }
-  co_await apply_found(part, at, found);
+  co_await apply_found(part.id.number, found);
   statistics_.replayed_records += found.size();
   co_return used;
 }
 
+Task<Result<void>> VolumeImpl::make_replayed_durable() {
+  std::unique_ptr<File> file;
+  SegmentNumber opened;
+  for (const ReplayedRecord& record : replayed_) {
+    if (record.sequence <= durable_) continue;
+    if (opened != record.segment) {
+      opened = record.segment;
+      const SegmentId id{id_, root_.id.epoch, record.segment};
+      file.reset();
+      CO_TRY_ASSIGN(file, co_await pool_.open_segment(id, true));
+    }
+    AlignedBuffer bytes(record.blocks * kBlockBytes);
+    const std::uint64_t offset_bytes = record.block_index * kBlockBytes;
+    int error = co_await FileIo(*file, FileOperation::read, offset_bytes, bytes.span());
+    const std::span<const std::byte> all = bytes.span();
+    const std::optional<RecordView> view = RecordView::parse(all.first(kBlockBytes));
+    const bool intact = view.has_value() && view->payload_blocks() + 1 == record.blocks &&
+                        view->payload_is_intact(all.subspan(kBlockBytes));
+    if (error == 0 && !intact) {
+      error = EIO;  // it was intact a moment ago
+    }
+    if (error == 0) {
+      error = co_await FileIo(*file, FileOperation::write, offset_bytes, bytes.span());
+    }
+    if (error != 0) co_return not_durable(error);
+  }
+  replayed_.clear();
+  for (const auto& [number, unused] : replayed_ends_) {
+    CO_TRY_ASSIGN(Segment* const segment, co_await store_.acquire(SegmentNumber{number}));
+    const int error =
+        co_await FileIo(*segment->file, FileOperation::sync_data, 0, std::span<std::byte>{});
+    store_.release(*segment);
+    if (error != 0) co_return not_durable(error);
+  }
+  co_return Result<void>{};
+}
+
 // Loads the leaves of all records side by side, then applies the records in order.
-Task<void> VolumeImpl::apply_found(const Replay& part, std::uint32_t at,
-                                   const std::vector<FoundRecord>& found) {
+Task<void> VolumeImpl::apply_found(SegmentNumber segment, const std::vector<FoundRecord>& found) {
   std::map<std::uint64_t, bool> leaves;  // leaf -> whether to make it
   for (const FoundRecord& record : found) {
     for (std::uint32_t i = 0; i < record.view.extent_count(); ++i) {
@@ -235,17 +295,15 @@ Task<void> VolumeImpl::apply_found(const Replay& part, std::uint32_t at,
   }
   while (loads.lanes_running != 0) co_await drained_.wait();
 
-  std::uint32_t block_index = at;
   for (const FoundRecord& record : found) {
     std::uint32_t payload_index = 0;
     for (std::uint32_t i = 0; i < record.view.extent_count(); ++i) {
       const RecordExtent extent = record.view.extent(i);
       const BlockLocation location =
-          BlockLocation::at(part.id.number, block_index + 1 + payload_index);
+          BlockLocation::at(segment, record.block_index + 1 + payload_index);
       apply_extent(extent, location, record.header, payload_index);
       if (extent.kind == ExtentKind::data) payload_index += extent.block_count;
     }
-    block_index += 1 + record.view.payload_blocks();
   }
   for (Page* page : loads.pinned) PagedArray::unpin(*page);
 }

@@ -160,6 +160,7 @@ Task<Result<Segment*>> SegmentStore::create(SegmentStream stream, bool hold_erro
     const SegmentNumber number = next_;
     ++next_.value;
     CO_TRY(co_await prepare_entry(number));
+    trim_handles(limits::kOpenSegmentsMax);
     const SegmentId id{volume_, epoch_, number};
     Result<std::unique_ptr<File>> file = co_await pool_.create_segment(id, purpose);
     if (file.ok()) {
@@ -207,9 +208,12 @@ Task<Result<void>> SegmentStore::remove(SegmentNumber segment) {
 
 Task<Result<void>> SegmentStore::remove_listed(SegmentId segment) {
   const auto opened = open_.find(segment.number.value);
-  if (opened != open_.end() && opened->second->users == 0) {
-    opened->second->lru_link.unlink();
-    open_.erase(opened);
+  if (opened != open_.end()) {
+    opened->second->removed = true;
+    if (opened->second->users == 0) {
+      opened->second->lru_link.unlink();
+      open_.erase(opened);
+    }
   }
   Result<void> removed = co_await pool_.remove_segment(segment);
   if (!removed.ok() && removed.error().code() != ErrorCode::not_found) co_return removed;
@@ -244,7 +248,14 @@ Task<Result<Segment*>> SegmentStore::acquire(SegmentNumber segment) {
       co_return opened;
     }
     const ErrorCode code = file.error().code();
-    if (code == ErrorCode::not_found || code == ErrorCode::corrupt) co_return file.take_error();
+    if (code == ErrorCode::corrupt) co_return file.take_error();
+    if (code == ErrorCode::not_found) {
+      // Missing for good, or is the whole volume out of sight, as when a mount has gone?
+      const Result<std::vector<RootId>> roots = co_await pool_.list_roots(volume_);
+      if (roots.ok() && !roots->empty()) {
+        co_return file.take_error();
+      }
+    }
     // Anything else heals: an unreachable path, or too few file descriptors.
     trim_handles(open_.size() / 2);
     const Duration delay = held.failed(HoldReason::path, file.error().message());
@@ -254,7 +265,12 @@ Task<Result<Segment*>> SegmentStore::acquire(SegmentNumber segment) {
 
 void SegmentStore::release(Segment& segment) {
   HOLDFAST_ASSERT(segment.users > 0);
-  if (--segment.users == 0) idle_.push_back(segment);
+  if (--segment.users != 0) return;
+  if (segment.removed) {
+    open_.erase(segment.number.value);
+  } else {
+    idle_.push_back(segment);
+  }
 }
 
 void SegmentStore::trim_handles(std::size_t keep_count) {

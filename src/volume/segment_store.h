@@ -40,6 +40,7 @@ struct Segment {
   Epoch epoch;
   std::unique_ptr<File> file;
   std::uint32_t users = 0;  // reads, appends and syncs that need the handle
+  bool removed = false;     // closed with its last user
   Sequence first_sequence;  // main log: of its first record
   bool unsynced = false;    // main log: written since its last good sync
   ListLink lru_link;
@@ -68,6 +69,7 @@ class SegmentStore final : public PageStorage {
   void for_each_entry(const std::function<void(SegmentNumber, const format::SegmentEntry&)>& visit);
   PagedArray& table() { return table_; }
   std::uint64_t table_pages() const { return table_.resident_count(); }
+  std::uint64_t dirty_table_pages() const { return table_.dirty_count(); }
   std::uint64_t live_blocks() const { return live_blocks_; }
   std::uint64_t segment_count() const { return segment_count_; }
   // Segments that lost their last live block, or were sealed without one; taken by checkpoints.
@@ -93,7 +95,6 @@ class SegmentStore final : public PageStorage {
  private:
   std::byte* entry_bytes(SegmentNumber segment) const;
   Task<Result<void>> load_table_pages(std::uint8_t level, std::uint64_t index);
-  void keep(Segment& segment);
   void trim_handles(std::size_t keep_count);
 
   Executor& executor_;

@@ -60,6 +60,9 @@ VolumeImpl::~VolumeImpl() {
   active_writes_.clear();
   conflicting_writes_.clear();
   active_reads_.clear();
+  memory_.add_busy(-static_cast<std::int64_t>(pinned_by_records_));
+  for (const auto& op : write_ops_) op->leaf.waiter.link.unlink();
+  for (const auto& op : read_ops_) op->leaf.waiter.link.unlink();
 }
 
 void VolumeImpl::set_name(const std::string& name) {
@@ -266,6 +269,10 @@ Task<Result<void>> VolumeImpl::resize(std::uint64_t size_bytes) {
                         format_bytes(limits::kVolumeBytesMax));
   }
   co_await quiesce();
+  if (closing_) {
+    resume();
+    co_return Error(ErrorCode::busy, "the volume is being closed");
+  }
   const std::uint64_t before = info_.size_bytes;
   if (size_bytes > before) co_await discard_range(before, size_bytes);
   info_.size_bytes = size_bytes;
@@ -283,7 +290,7 @@ Task<Result<void>> VolumeImpl::close() {
   }
   while (requests_active_ != 0 || !completed_.empty()) co_await drained_.wait();
   executor_.cancel(idle_timer_);
-  while (checkpoint_running_) co_await checkpoint_done_.wait();
+  while (checkpoint_running_ || checkpoint_wanted_) co_await checkpoint_done_.wait();
   while (!log_.everything_synced()) {
     log_.request_sync(false);
     co_await sleep_for(executor_, 1ms);

@@ -77,6 +77,8 @@ class VolumeImpl final : public Volume, private MainLogClient {
   void op_done_in_record(WriteOp& op);
   void finish(WriteOp& op);
   void retry_conflicts();
+  bool is_crowded() const;
+  void wake_crowded();
   void apply(LogRecord& record) override;
   void apply_extent(const format::RecordExtent& extent, format::BlockLocation location,
                     const std::byte* header, std::uint32_t payload_index);
@@ -95,6 +97,8 @@ class VolumeImpl final : public Volume, private MainLogClient {
   static void on_disk_read(FileRequest& request);
   bool verify(DiskRead& read) const;
   Task<void> retry_disk_read(DiskRead* read);
+  Task<BlockStatus> read_block_again(std::uint64_t block, format::MapEntry entry,
+                                     std::span<std::byte> into);
   void finish_disk_read(DiskRead& read, BlockStatus status);
   void maybe_finish(ReadOp& op);
   Task<BlockStatus> read_stored_block(std::uint64_t block, std::span<std::byte> into);
@@ -107,14 +111,13 @@ class VolumeImpl final : public Volume, private MainLogClient {
   void after_activity();
   static void on_idle_timer(void* context);
   Task<void> release_idle_memory();
-  Task<void> run_checkpoints();
   Task<void> checkpoint_now();
   Task<void> checkpoint_once();
   Task<void> sync_applied();
   std::uint64_t page_room() const;
   std::uint64_t page_room_needed() const;
   Task<void> make_page_room();
-  format::BlockLocation take_page_place(Flush& flush);
+  format::BlockLocation take_page_place(Flush& flush, SegmentNumber& filled);
   void assign_page(PagedArray& array, Page& page, Flush& flush);
   void freeze(Flush& flush);
   std::vector<SegmentNumber> take_dead(const format::LogPosition& position);
@@ -133,17 +136,24 @@ class VolumeImpl final : public Volume, private MainLogClient {
     std::size_t lanes_running = 0;
     std::vector<Page*> pinned;
   };
+  struct ReplayedRecord {
+    SegmentNumber segment;
+    std::uint32_t block_index;
+    std::uint32_t blocks;
+    Sequence sequence;
+  };
   struct Trim {
     SegmentId segment;
     std::uint64_t used_bytes;
   };
   Task<Result<void>> replay_log(const std::vector<SegmentId>& listed, Sequence& expected);
   Task<Result<std::vector<Replay>>> find_chain(const std::vector<SegmentId>& listed);
-  Task<Result<void>> replay_segment(Replay& part, Sequence& expected);
-  Task<std::uint32_t> replay_window(const Replay& part, std::uint32_t at,
-                                    std::span<const std::byte> bytes, Sequence& expected);
-  Task<void> apply_found(const Replay& part, std::uint32_t at,
-                         const std::vector<FoundRecord>& found);
+  Task<Result<void>> replay_segment(Replay& part, Sequence& expected, Sequence limit);
+  Task<Result<int>> read_log(const Replay& part, std::span<std::byte> bytes);
+  Task<std::uint32_t> replay_window(Replay& part, std::span<const std::byte> bytes,
+                                    Sequence& expected, Sequence limit);
+  Task<Result<void>> make_replayed_durable();
+  Task<void> apply_found(SegmentNumber segment, const std::vector<FoundRecord>& found);
   Task<void> load_leaves(LeafLoads* loads);
   void seal_left_open();
   Task<void> tidy_after_recovery();
@@ -174,6 +184,7 @@ class VolumeImpl final : public Volume, private MainLogClient {
   List<WriteOp, &WriteOp::link> conflicting_writes_;
   List<WriteOp, &WriteOp::wait_link> room_waiters_;
   List<WriteOp, &WriteOp::wait_link> crowd_waiters_;
+  std::uint64_t pinned_by_records_ = 0;  // leaves, counted for each record
   std::size_t edge_writes_ = 0;  // active, with partial blocks
   std::vector<std::unique_ptr<ReadOp>> read_ops_;
   std::vector<ReadOp*> free_read_ops_;
@@ -202,6 +213,9 @@ class VolumeImpl final : public Volume, private MainLogClient {
   std::vector<RootId> old_roots_;           // published and superseded, to be removed
   Condition checkpoint_done_;
   Timer idle_timer_;
+  // Recovery: what it replayed, and up to where that is known to be durable.
+  std::vector<ReplayedRecord> replayed_;
+  Sequence durable_;
   // Found by recovery, to be tidied.
   std::vector<SegmentId> orphans_;
   std::vector<Trim> trims_;

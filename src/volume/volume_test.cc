@@ -117,7 +117,7 @@ class VolumeTest : public testing::Test {
   std::unique_ptr<Disk> disk_;
   std::unique_ptr<Pool> pool_;
   VolumeId id_;
-  VolumeOptions options_;
+  VolumeOptions options_{.checkpoint_idle = 1h};  // nothing in the background where tests die
   std::unique_ptr<Volume> volume_;
 };
 
@@ -219,7 +219,7 @@ TEST_F(VolumeTest, AWorkingSetLargerThanThePageCacheIsServed) {
   }
   EXPECT_GT(volume_->statistics().checkpoints, 2u);
   EXPECT_LE(volume_->statistics().cached_page_bytes, 2 * limits::kPageCacheBytesMin);
-  die();
+  close();
   open();
   for (const std::uint64_t offset : offsets) {
     ASSERT_EQ(read(offset, 4096), pattern(4096, offset)) << offset;

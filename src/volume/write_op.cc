@@ -38,8 +38,12 @@ void VolumeImpl::start_write(BlockRequest& request) {
   op.leaf.loading = op.leaf.answered = false;
   if (!set_write_range(op)) {  // a discard of less than a block
     free_write_ops_.push_back(&op);
-    --requests_active_;
-    complete_later(request, BlockStatus::ok);
+    if (request.force_unit_access) {
+      start_flush(request, log_.applied_sequence());
+    } else {
+      --requests_active_;
+      complete_later(request, BlockStatus::ok);
+    }
     return;
   }
   if (conflicts(op)) {
@@ -153,9 +157,10 @@ void VolumeImpl::place(WriteOp& op) {
       executor_.post([this, &op] { place(op); });
       return;
     }
-    if (memory_.is_crowded()) {
+    if (is_crowded()) {
       crowd_waiters_.push_back(op);
-      want_checkpoint();
+      // Pages that records in flight pin are freed by their application instead.
+      if (map_.dirty_count() >= limits::kPagesPerVolumeMin / 2) want_checkpoint();
       return;
     }
     const bool at_edge = op.is_at_edge();
@@ -188,8 +193,12 @@ void VolumeImpl::place(WriteOp& op) {
 // Places up to `count` blocks, or as many as one record takes. False: the log has no room now.
 bool VolumeImpl::place_some(WriteOp& op, Page& leaf, std::uint64_t count, ExtentKind kind) {
   const BlockNumber first{op.cursor};
+  PagedArray::pin(leaf);  // opening a record may seal a segment, which takes a page of memory
   LogRecord* const record = log_.open_record(first);
-  if (record == nullptr) return false;
+  if (record == nullptr) {
+    PagedArray::unpin(leaf);
+    return false;
+  }
   if (kind == ExtentKind::data) {
     count = std::min(record->builder.data_room(first, static_cast<std::uint32_t>(count)),
                      record->space.capacity_blocks - 1 - record->builder.payload_blocks());
@@ -199,8 +208,11 @@ bool VolumeImpl::place_some(WriteOp& op, Page& leaf, std::uint64_t count, Extent
     record->builder.add_extent({first, static_cast<std::uint32_t>(count), kind});
   }
   if (record->pins.empty() || record->pins.back() != &leaf) {
-    PagedArray::pin(leaf);
     record->pins.push_back(&leaf);
+    ++pinned_by_records_;
+    memory_.add_busy(1);
+  } else {
+    PagedArray::unpin(leaf);
   }
   if (record->writers.empty() || record->writers.back() != &op) {
     record->writers.push_back(&op);
@@ -246,7 +258,10 @@ void VolumeImpl::apply(LogRecord& record) {
     if (extent.kind == ExtentKind::data) payload_index += extent.block_count;
   }
   for (Page* page : record.pins) PagedArray::unpin(*page);
+  pinned_by_records_ -= record.pins.size();
+  memory_.add_busy(-static_cast<std::int64_t>(record.pins.size()));
   record.pins.clear();
+  if (!crowd_waiters_.empty() && !is_crowded()) wake_crowded();
   after_activity();
   // A callback may submit, which may fill records, but this one is closed: the list is stable.
   for (WriteOp* op : record.writers) op_done_in_record(*op);
@@ -352,6 +367,19 @@ void VolumeImpl::finish(WriteOp& op) {
     --requests_active_;
     complete_later(request, status);
   }
+}
+
+// Whether writes wait for page memory. A volume always has a few pages, so that others that cannot
+// write theirs back do not stop it.
+bool VolumeImpl::is_crowded() const {
+  return memory_.is_crowded() &&
+         map_.dirty_count() + pinned_by_records_ >= limits::kPagesPerVolumeMin;
+}
+
+void VolumeImpl::wake_crowded() {
+  List<WriteOp, &WriteOp::wait_link> ready;
+  while (WriteOp* op = crowd_waiters_.pop_front()) ready.push_back(*op);
+  while (WriteOp* op = ready.pop_front()) run(*op);
 }
 
 void VolumeImpl::retry_conflicts() {
