@@ -4,11 +4,11 @@
 // stored as an object of its own named by (volume, epoch, number). docs/format.md, "Root".
 //
 //   0 u32 magic "HFRT"   4 u32 CRC-32C of bytes 8..4095   8 u16 version   10 u8 page levels
-//   11 u8 zero   12 u32 zero   16 volume id (16)   32 u64 epoch   40 u64 number   48 u64 size in bytes
-//   56 u64 segment bytes   64 u64 location of the map's top page   72 u64 of the segment table's
-//   80 u64 next sequence   88 u64 segment of the log position (0: the next segment with that
-//   sequence)   96 u32 block index of it   100 u32 zero   104 u64 next segment number
-//   112 u64 incompatible feature bits   120 parent volume id (16)
+//   11 u8 zero   12 u32 zero   16 volume id (16)   32 u64 epoch   40 u64 number
+//   48 u64 size in bytes   56 u64 segment bytes   64 u64 location of the map's top page
+//   72 u64 of the segment table's   80 u64 next sequence   88 u64 segment of the log position (0:
+//   the next segment with that sequence)   96 u32 block index of it   100 u32 zero
+//   104 u64 next segment number   112 u64 incompatible feature bits   120 parent volume id (16)
 //   136 u64 page segment being filled (0: none)   144 u32 its used blocks   148.. zero
 #pragma once
 

@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+#
+# bash completion for holdfast. Pools and volumes are asked of the daemon; when it does not answer,
+# there is nothing to complete.
+
+_holdfast_names() {  # _holdfast_names pools|volumes
+  local arguments=()
+  [[ -n $runtime_dir ]] && arguments=(--runtime-dir "$runtime_dir")
+  case $1 in
+    pools)
+      holdfast "${arguments[@]}" pool list 2>/dev/null | awk 'NR > 1 { print $1 }'
+      ;;
+    volumes)
+      holdfast "${arguments[@]}" volume list 2>/dev/null | awk 'NR > 1 && $1 ~ "/" { print $1 }'
+      ;;
+  esac
+}
+
+_holdfast() {
+  local current previous words_before runtime_dir="" i
+  COMPREPLY=()
+  current=${COMP_WORDS[COMP_CWORD]}
+  previous=${COMP_WORDS[COMP_CWORD - 1]}
+  # The words of the command itself, without options and their values.
+  words_before=()
+  for ((i = 1; i < COMP_CWORD; i++)); do
+    case ${COMP_WORDS[i]} in
+      --runtime-dir)
+        runtime_dir=${COMP_WORDS[++i]}
+        ;;
+      --size | --segment-size)
+        ((i++))
+        ;;
+      -*) ;;
+      *)
+        words_before+=("${COMP_WORDS[i]}")
+        ;;
+    esac
+  done
+
+  case $previous in
+    --runtime-dir)
+      mapfile -t COMPREPLY < <(compgen -d -- "$current")
+      return
+      ;;
+    --size | --segment-size)
+      return
+      ;;
+  esac
+
+  local command=${words_before[0]:-} verb=${words_before[1]:-} count=${#words_before[@]} candidates=""
+  local options="--runtime-dir --json --help"
+  case "$command/$verb" in
+    pool/create) options+=" --shared --segment-size" ;;
+    volume/create) options+=" --size --thick" ;;
+    volume/resize) options+=" --size --force" ;;
+    attach/*) options+=" --nbd --read-only" ;;
+    status/*) options+=" --watch" ;;
+  esac
+  if [[ $current == -* ]]; then
+    mapfile -t COMPREPLY < <(compgen -W "$options" -- "$current")
+    return
+  fi
+  if ((count == 0)); then
+    candidates="pool volume attach detach status completion --help --version"
+  elif ((count == 1)); then
+    case $command in
+      pool) candidates="create open list show close" ;;
+      volume) candidates="create list show resize rename remove" ;;
+      completion) candidates="bash" ;;
+      attach | detach) candidates=$(_holdfast_names volumes) ;;
+    esac
+  elif ((count == 2)); then
+    case "$command/$verb" in
+      pool/show | pool/close | volume/list) candidates=$(_holdfast_names pools) ;;
+      volume/create)
+        candidates=$(_holdfast_names pools | sed 's|$|/|')
+        compopt -o nospace
+        ;;
+      volume/show | volume/resize | volume/rename | volume/remove) candidates=$(_holdfast_names volumes) ;;
+    esac
+  elif ((count == 3)); then
+    case "$command/$verb" in
+      pool/create | pool/open)
+        candidates="dir:"
+        compopt -o nospace
+        ;;
+    esac
+  fi
+  mapfile -t COMPREPLY < <(compgen -W "$candidates" -- "$current")
+}
+
+complete -F _holdfast holdfast

@@ -1,0 +1,228 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "api/json.h"
+
+#include <algorithm>
+#include <string_view>
+#include <vector>
+
+#include "base/limits.h"
+
+namespace holdfast {
+namespace {
+
+template <typename T>
+Json or_null(const std::optional<T>& value) {
+  return value.has_value() ? Json(*value) : Json(nullptr);
+}
+
+double seconds(Duration duration) {
+  return static_cast<double>(duration.count()) / 1e9;
+}
+
+const char* state_name(ServiceState state, const char* open_name) {
+  switch (state) {
+    case ServiceState::detached:
+      return "detached";
+    case ServiceState::opening:
+      return "opening";
+    case ServiceState::open:
+      return open_name;
+    case ServiceState::failed:
+      return "failed";
+    case ServiceState::detaching:
+      return "detaching";
+  }
+  return "failed";
+}
+
+Json to_json(const HoldReport& hold) {
+  return {{"reason", hold.reason},
+          {"detail", hold.detail},
+          {"seconds", seconds(hold.duration)},
+          {"waiting", hold.waiting},
+          {"retries", hold.retries}};
+}
+
+Json to_json(const VolumeCounters& counters) {
+  return {{"reads", counters.reads},
+          {"writes", counters.writes},
+          {"discards", counters.discards},
+          {"flushes", counters.flushes},
+          {"read_bytes", counters.read_bytes},
+          {"written_bytes", counters.written_bytes},
+          {"errors", counters.errors},
+          {"corrupt_blocks", counters.corrupt_blocks},
+          {"live_bytes", counters.live_bytes},
+          {"segment_bytes", counters.segment_bytes},
+          {"segment_count", counters.segment_count},
+          {"epoch", counters.epoch},
+          {"log_sequence", counters.log_sequence},
+          {"records_written", counters.records_written},
+          {"log_bytes_written", counters.log_bytes_written},
+          {"checkpoints", counters.checkpoints},
+          {"replayed_records", counters.replayed_records},
+          {"open_time_seconds", seconds(counters.open_time)},
+          {"cached_page_bytes", counters.cached_page_bytes},
+          {"retained_bytes", counters.retained_bytes},
+          {"requests_in_flight", counters.requests_in_flight}};
+}
+
+Error bad_member(const char* key, std::string_view what) {
+  return Error(ErrorCode::invalid_argument,
+               "the request's '" + std::string(key) + "' " + std::string(what));
+}
+
+}  // namespace
+
+Json text_or_null(const std::string& text) {
+  return text.empty() ? Json(nullptr) : Json(text);
+}
+
+Json to_json(const PoolReport& report) {
+  Json json = {{"name", report.name},
+               {"location", report.location},
+               {"id", nullptr},
+               {"state", state_name(report.state, "open")},
+               {"reason", text_or_null(report.reason)},
+               {"shared", nullptr},
+               {"segment_bytes", nullptr},
+               {"format_version", nullptr},
+               {"created_unix_seconds", nullptr},
+               {"capacity_bytes", nullptr},
+               {"available_bytes", nullptr},
+               {"used_bytes", nullptr},
+               {"reserve_bytes", nullptr},
+               {"volume_count", or_null(report.volume_count)},
+               {"allocated_bytes", or_null(report.allocated_bytes)},
+               {"provisioned_bytes", or_null(report.provisioned_bytes)}};
+  if (report.open.has_value()) {
+    json["id"] = report.open->id.to_string();
+    json["shared"] = report.open->shared;
+    json["segment_bytes"] = report.open->segment_bytes;
+    json["format_version"] = report.open->format_version;
+    json["created_unix_seconds"] = report.open->created.unix_seconds;
+  }
+  if (report.space.has_value()) {
+    const PoolReport::Space& space = *report.space;
+    json["capacity_bytes"] = space.capacity_bytes;
+    json["available_bytes"] = space.available_bytes;
+    json["used_bytes"] =
+        space.capacity_bytes - std::min(space.capacity_bytes, space.available_bytes);
+    json["reserve_bytes"] = space.reserve_bytes;
+  }
+  return json;
+}
+
+Json to_json(const AttachmentReport& report) {
+  return {{"protocol", report.protocol},        {"read_only", report.read_only},
+          {"socket", report.socket_path},       {"uri", report.uri},
+          {"clients", or_null(report.clients)}, {"since_unix_seconds", report.since.unix_seconds}};
+}
+
+Json to_json(const VolumeReport& report) {
+  Json json = {{"pool", report.name.pool},
+               {"name", report.name.volume},
+               {"id", nullptr},
+               {"size_bytes", or_null(report.size_bytes)},
+               {"thick", or_null(report.thick)},
+               {"created_unix_seconds", nullptr},
+               {"allocated_bytes", or_null(report.allocated_bytes)},
+               {"state", state_name(report.state, "serving")},
+               {"reason", text_or_null(report.reason)},
+               {"attached", report.attachment.has_value()},
+               {"attachment", nullptr},
+               {"hold", nullptr},
+               {"statistics", nullptr}};
+  if (report.id.has_value()) json["id"] = report.id->to_string();
+  if (report.created.has_value()) json["created_unix_seconds"] = report.created->unix_seconds;
+  if (report.attachment.has_value()) json["attachment"] = to_json(*report.attachment);
+  if (report.hold.has_value()) json["hold"] = to_json(*report.hold);
+  if (report.counters.has_value()) json["statistics"] = to_json(*report.counters);
+  return json;
+}
+
+Json to_json(const AttachAnswer& answer) {
+  return {{"pool", answer.name.pool},
+          {"volume", answer.name.volume},
+          {"protocol", answer.attachment.protocol},
+          {"read_only", answer.attachment.read_only},
+          {"socket", answer.attachment.socket_path},
+          {"uri", answer.attachment.uri},
+          {"warning", text_or_null(answer.warning)}};
+}
+
+Json limits_to_json() {
+  return {{"pools", limits::kPoolsMax},
+          {"volumes_per_pool", limits::kVolumesPerPoolMax},
+          {"attachments", limits::kAttachmentsMax},
+          {"name_bytes", limits::kNameBytesMax},
+          {"volume_bytes_min", limits::kVolumeBytesMin},
+          {"volume_bytes_max", limits::kVolumeBytesMax},
+          {"requests_per_volume", limits::kVolumeRequestsMax},
+          {"retained_bytes_per_volume", limits::kRetainedBytesMax},
+          {"open_segments_per_volume", limits::kOpenSegmentsMax},
+          {"nbd_connections_per_export", limits::kNbdConnectionsPerExportMax},
+          {"nbd_request_bytes", limits::kNbdRequestBytesMax},
+          {"nbd_requests_per_connection", limits::kNbdRequestsPerConnectionMax},
+          {"nbd_buffer_bytes_per_connection", limits::kNbdBufferBytesPerConnectionMax},
+          {"api_body_bytes", limits::kApiBodyBytesMax},
+          {"api_threads", limits::kApiThreads},
+          {"log_bytes", limits::kLogFileBytesMax * limits::kLogFilesMax}};
+}
+
+std::string dump(const Json& json) {
+  return json.dump(2, ' ', false, Json::error_handler_t::replace) + "\n";
+}
+
+Result<BodyReader> BodyReader::parse(std::string_view text,
+                                     std::initializer_list<const char*> known) {
+  if (text.empty()) return BodyReader(Json::object());
+  Json json = Json::parse(text, nullptr, false);
+  if (json.is_discarded())
+    return Error(ErrorCode::invalid_argument, "the request's body is not JSON");
+  if (!json.is_object()) {
+    return Error(ErrorCode::invalid_argument, "the request's body must be a JSON object");
+  }
+  for (const auto& [key, value] : json.items()) {
+    const bool is_known = std::any_of(known.begin(), known.end(),
+                                      [&key = key](const char* name) { return key == name; });
+    if (!is_known) {
+      return Error(ErrorCode::invalid_argument, "the request has an unknown member '" +
+                                                    key.substr(0, limits::kNameBytesMax) + "'");
+    }
+  }
+  return BodyReader(std::move(json));
+}
+
+Result<std::string> BodyReader::text(const char* key) const {
+  const auto at = object_.find(key);
+  if (at == object_.end()) return bad_member(key, "is missing");
+  if (!at->is_string()) return bad_member(key, "must be a string");
+  return at->get<std::string>();
+}
+
+Result<std::uint64_t> BodyReader::number(const char* key) const {
+  const auto at = object_.find(key);
+  if (at == object_.end()) return bad_member(key, "is missing");
+  if (!at->is_number_unsigned()) return bad_member(key, "must be a whole number, not negative");
+  return at->get<std::uint64_t>();
+}
+
+Result<std::string> BodyReader::text_or(const char* key, std::string fallback) const {
+  if (!object_.contains(key)) return fallback;
+  return text(key);
+}
+
+Result<std::uint64_t> BodyReader::number_or(const char* key, std::uint64_t fallback) const {
+  if (!object_.contains(key)) return fallback;
+  return number(key);
+}
+
+Result<bool> BodyReader::flag_or(const char* key, bool fallback) const {
+  const auto at = object_.find(key);
+  if (at == object_.end()) return fallback;
+  if (!at->is_boolean()) return bad_member(key, "must be true or false");
+  return at->get<bool>();
+}
+
+}  // namespace holdfast

@@ -1,0 +1,277 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "api/routes.h"
+
+#include <array>
+#include <map>
+
+#include "api/json.h"
+#include "base/log.h"
+#include "host/names.h"
+
+namespace holdfast {
+namespace {
+
+// What a handler gets: the named parts of the path, and the rest of the request.
+struct Call {
+  ApiContext& context;
+  const ApiRequest& request;
+  std::map<std::string, std::string, std::less<>> parts;
+
+  HostThread& host() const { return context.host; }
+  VolumeName volume_name() const { return {parts.at("pool"), parts.at("volume")}; }
+};
+
+Json with_warning(Json json, const std::string& warning) {
+  json["warning"] = text_or_null(warning);
+  return json;
+}
+
+Result<Json> get_status(const Call& call) {
+  const auto status = TRY(call.host().call<StatusReport>([](Host& host) { return host.status(); }));
+  Json pools = Json::array();
+  for (const PoolReport& pool : status.pools) pools.push_back(to_json(pool));
+  Json volumes = Json::array();
+  for (const VolumeReport& volume : status.volumes) volumes.push_back(to_json(volume));
+  Json daemon = {{"version", call.context.version},
+                 {"pid", call.context.process_id},
+                 {"host", call.context.host_name},
+                 {"started_unix_seconds", status.started.unix_seconds},
+                 {"uptime_seconds", static_cast<double>(status.uptime.count()) / 1e9},
+                 {"runtime_dir", status.runtime_directory},
+                 {"state_dir", status.state_directory},
+                 {"state_saved", status.state_error.empty()},
+                 {"state_error", text_or_null(status.state_error)},
+                 {"log_dropped", dropped_log_messages()}};
+  return Json{
+      {"daemon", daemon}, {"limits", limits_to_json()}, {"pools", pools}, {"volumes", volumes}};
+}
+
+Result<Json> get_pools(const Call& call) {
+  const auto reports =
+      TRY(call.host().call<std::vector<PoolReport>>([](Host& host) { return host.list_pools(); }));
+  Json pools = Json::array();
+  for (const PoolReport& report : reports) pools.push_back(to_json(report));
+  return Json{{"pools", pools}};
+}
+
+// Makes a pool or opens one that exists.
+Result<Json> post_pools(const Call& call) {
+  const BodyReader body = TRY(BodyReader::parse(
+      call.request.body, {"name", "location", "create", "shared", "segment_bytes"}));
+  CreatePoolRequest request;
+  request.name = TRY(body.text("name"));
+  request.location = TRY(body.text("location"));
+  request.shared = TRY(body.flag_or("shared", false));
+  request.segment_bytes = TRY(body.number_or("segment_bytes", request.segment_bytes));
+  const bool create = TRY(body.flag_or("create", false));
+  const auto change = TRY(call.host().call<PoolChange>([request, create](Host& host) {
+    if (create) return host.create_pool(request);
+    return host.open_pool(PoolLocation{request.name, request.location});
+  }));
+  return with_warning(to_json(change.pool), change.warning);
+}
+
+Result<Json> get_pool(const Call& call) {
+  const std::string name = call.parts.at("pool");
+  return to_json(
+      TRY(call.host().call<PoolReport>([name](Host& host) { return host.show_pool(name); })));
+}
+
+Result<Json> delete_pool(const Call& call) {
+  const std::string name = call.parts.at("pool");
+  const auto done =
+      TRY(call.host().call<DoneAnswer>([name](Host& host) { return host.close_pool(name); }));
+  return with_warning({{"name", name}, {"closed", true}}, done.warning);
+}
+
+Result<Json> get_volumes(const Call& call) {
+  const std::string pool = call.request.pool_query;
+  const auto reports = TRY(call.host().call<std::vector<VolumeReport>>(
+      [pool](Host& host) { return host.list_volumes(pool); }));
+  Json volumes = Json::array();
+  for (const VolumeReport& report : reports) volumes.push_back(to_json(report));
+  return Json{{"volumes", volumes}};
+}
+
+Result<Json> post_volumes(const Call& call) {
+  const BodyReader body =
+      TRY(BodyReader::parse(call.request.body, {"name", "size_bytes", "thick"}));
+  CreateVolumeRequest request;
+  request.name = VolumeName{call.parts.at("pool"), TRY(body.text("name"))};
+  request.size_bytes = TRY(body.number("size_bytes"));
+  request.thick = TRY(body.flag_or("thick", false));
+  return to_json(TRY(call.host().call<VolumeReport>(
+      [request](Host& host) { return host.create_volume(request); })));
+}
+
+Result<Json> get_volume(const Call& call) {
+  const VolumeName name = call.volume_name();
+  return to_json(
+      TRY(call.host().call<VolumeReport>([name](Host& host) { return host.show_volume(name); })));
+}
+
+Result<Json> delete_volume(const Call& call) {
+  const VolumeName name = call.volume_name();
+  TRY(call.host().call<DoneAnswer>([name](Host& host) { return host.remove_volume(name); }));
+  return Json{{"pool", name.pool}, {"name", name.volume}, {"removed", true}};
+}
+
+Result<Json> resize_volume(const Call& call) {
+  const BodyReader body = TRY(BodyReader::parse(call.request.body, {"size_bytes", "force"}));
+  ResizeVolumeRequest request;
+  request.name = call.volume_name();
+  request.size_bytes = TRY(body.number("size_bytes"));
+  request.force = TRY(body.flag_or("force", false));
+  return to_json(TRY(call.host().call<VolumeReport>(
+      [request](Host& host) { return host.resize_volume(request); })));
+}
+
+Result<Json> rename_volume(const Call& call) {
+  const BodyReader body = TRY(BodyReader::parse(call.request.body, {"name"}));
+  const std::string new_name = TRY(body.text("name"));
+  const VolumeName name = call.volume_name();
+  return to_json(TRY(call.host().call<VolumeReport>(
+      [name, new_name](Host& host) { return host.rename_volume(name, new_name); })));
+}
+
+Result<Json> attach_volume(const Call& call) {
+  const BodyReader body = TRY(BodyReader::parse(call.request.body, {"protocol", "read_only"}));
+  AttachRequest request;
+  request.name = call.volume_name();
+  request.protocol = TRY(body.text_or("protocol", "nbd"));
+  request.read_only = TRY(body.flag_or("read_only", false));
+  return to_json(
+      TRY(call.host().call<AttachAnswer>([request](Host& host) { return host.attach(request); })));
+}
+
+Result<Json> detach_volume(const Call& call) {
+  const VolumeName name = call.volume_name();
+  const auto done =
+      TRY(call.host().call<DoneAnswer>([name](Host& host) { return host.detach(name); }));
+  return with_warning({{"pool", name.pool}, {"volume", name.volume}, {"detached", true}},
+                      done.warning);
+}
+
+struct Route {
+  RouteDescription description;
+  Result<Json> (*handler)(const Call& call);
+};
+
+constexpr std::array<Route, 13> kRoutes = {{
+    {{"GET", "/v1/status", "The daemon, its pools and what it serves", 200}, get_status},
+    {{"GET", "/v1/pools", "The open pools", 200}, get_pools},
+    {{"POST", "/v1/pools", "Open a pool, or create one", 200}, post_pools},
+    {{"GET", "/v1/pools/{pool}", "One pool, with the space of its volumes", 200}, get_pool},
+    {{"DELETE", "/v1/pools/{pool}", "Close a pool; its data stays", 200}, delete_pool},
+    {{"GET", "/v1/volumes", "The volumes of one pool or of all", 200}, get_volumes},
+    {{"POST", "/v1/pools/{pool}/volumes", "Create a volume", 201}, post_volumes},
+    {{"GET", "/v1/pools/{pool}/volumes/{volume}", "One volume", 200}, get_volume},
+    {{"DELETE", "/v1/pools/{pool}/volumes/{volume}", "Remove a volume and its data", 200},
+     delete_volume},
+    {{"POST", "/v1/pools/{pool}/volumes/{volume}/resize", "Change a volume's size", 200},
+     resize_volume},
+    {{"POST", "/v1/pools/{pool}/volumes/{volume}/rename", "Give a volume another name", 200},
+     rename_volume},
+    {{"POST", "/v1/pools/{pool}/volumes/{volume}/attach", "Serve a volume on a socket", 200},
+     attach_volume},
+    {{"POST", "/v1/pools/{pool}/volumes/{volume}/detach", "Stop serving a volume", 200},
+     detach_volume},
+}};
+
+std::string_view next_part(std::string_view& path) {
+  const std::size_t slash = path.find('/');
+  const std::string_view part = path.substr(0, slash);
+  path = slash == std::string_view::npos ? std::string_view() : path.substr(slash + 1);
+  return part;
+}
+
+bool matches(std::string_view pattern, std::string_view path,
+             std::map<std::string, std::string, std::less<>>& parts) {
+  if (path.empty() || path.front() != '/' || path.back() == '/') return false;
+  pattern.remove_prefix(1);
+  path.remove_prefix(1);
+  parts.clear();
+  while (!pattern.empty() && !path.empty()) {
+    const std::string_view expected = next_part(pattern);
+    const std::string_view actual = next_part(path);
+    if (expected.front() == '{') {
+      if (actual.empty()) return false;
+      parts.emplace(expected.substr(1, expected.size() - 2), actual);
+    } else if (expected != actual) {
+      return false;
+    }
+  }
+  return pattern.empty() && path.empty();
+}
+
+int http_status(ErrorCode code) {
+  switch (code) {
+    case ErrorCode::invalid_argument:
+      return 400;
+    case ErrorCode::read_only:
+      return 403;
+    case ErrorCode::not_found:
+      return 404;
+    case ErrorCode::already_exists:
+      return 409;
+    case ErrorCode::busy:
+      return 409;
+    case ErrorCode::unsupported:
+      return 501;
+    case ErrorCode::path_failure:
+      return 503;
+    case ErrorCode::no_space:
+      return 507;
+    case ErrorCode::corrupt:
+      return 500;
+    case ErrorCode::internal:
+      return 500;
+  }
+  return 500;
+}
+
+ApiAnswer answer_or_throw(ApiContext& context, const ApiRequest& request) {
+  Call call{context, request, {}};
+  bool path_known = false;
+  for (const Route& route : kRoutes) {
+    if (!matches(route.description.pattern, request.path, call.parts)) continue;
+    path_known = true;
+    if (route.description.method != request.method) continue;
+    auto result = route.handler(call);
+    if (!result.ok()) return error_answer(result.error());
+    return {route.description.success_status, dump(result.value())};
+  }
+  const std::string shown = request.path.substr(0, 2 * limits::kNameBytesMax);
+  if (!path_known)
+    return error_answer(Error(ErrorCode::not_found, "there is nothing at '" + shown + "'"));
+  ApiAnswer refused =
+      error_answer(Error(ErrorCode::invalid_argument,
+                         request.method.substr(0, 16) + " is not possible at '" + shown + "'"));
+  refused.status = 405;
+  return refused;
+}
+
+}  // namespace
+
+std::vector<RouteDescription> describe_routes() {
+  std::vector<RouteDescription> descriptions;
+  for (const Route& route : kRoutes) descriptions.push_back(route.description);
+  return descriptions;
+}
+
+ApiAnswer answer(ApiContext& context, const ApiRequest& request) {
+  try {
+    return answer_or_throw(context, request);
+  } catch (const std::exception& error) {  // nlohmann's: ours throws nothing
+    return error_answer(Error(ErrorCode::internal, std::string("unexpected: ") + error.what()));
+  }
+}
+
+ApiAnswer error_answer(const Error& error) {
+  const Json json = {
+      {"error",
+       {{"code", std::string(error_code_name(error.code()))}, {"message", error.message()}}}};
+  return {http_status(error.code()), dump(json)};
+}
+
+}  // namespace holdfast

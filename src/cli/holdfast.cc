@@ -1,0 +1,493 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The command: turns its arguments into one call of the daemon's control interface, and the answer
+// into text (or JSON).
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <CLI/CLI.hpp>
+#include <cstdio>
+#include <filesystem>
+#include <functional>
+#include <nlohmann/json.hpp>
+#include <optional>
+
+#include "api/client.h"
+#include "base/units.h"
+#include "cli/completion_bash.h"
+#include "cli/output.h"
+#include "host/config.h"
+#include "host/names.h"
+
+namespace holdfast {
+namespace {
+
+constexpr int kDone = 0;
+constexpr int kRefused = 1;
+constexpr int kUsage = 2;
+
+// One line, whatever a message holds.
+void complain(std::string message) {
+  for (char& c : message) {
+    if (c == '\n' || c == '\r') c = ' ';
+  }
+  std::fflush(stdout);
+  std::fprintf(stderr, "holdfast: %s\n", message.c_str());
+}
+
+struct Arguments {
+  std::string runtime_directory = kRuntimeDirectoryDefault;
+  bool json = false;
+  std::string name;
+  std::string location;
+  std::string size;
+  std::string segment_size;
+  std::string new_name;
+  bool shared = false;
+  bool thick = false;
+  bool force = false;
+  bool nbd = false;
+  bool vhost = false;
+  bool read_only = false;
+  bool watch = false;
+
+  std::string socket() const { return runtime_directory + "/api.sock"; }
+};
+
+// An argument that makes no sense: a person's slip, not the daemon's refusal.
+struct UsageError {
+  std::string message;
+};
+
+struct Names {
+  std::string pool;
+  std::string volume;
+  std::string target() const {
+    return "/v1/pools/" + escape_url(pool) + "/volumes/" + escape_url(volume);
+  }
+};
+
+Names parse_volume_name(const std::string& text) {
+  const std::size_t slash = text.find('/');
+  if (slash == std::string::npos || slash == 0 || slash + 1 == text.size() ||
+      text.find('/', slash + 1) != std::string::npos) {
+    throw UsageError{"'" + text +
+                     "' does not name a volume; write it as POOL/VOLUME, such as vms/disk1"};
+  }
+  return {text.substr(0, slash), text.substr(slash + 1)};
+}
+
+std::uint64_t parse_size(const std::string& text) {
+  auto bytes = parse_bytes(text);
+  if (!bytes.ok()) throw UsageError{bytes.error().message()};
+  return bytes.value();
+}
+
+// The daemon has another working directory.
+std::string absolute_location(const std::string& location) {
+  if (!location.starts_with("dir:") || location.size() == 4 || location[4] == '/') return location;
+  return "dir:" + std::filesystem::absolute(location.substr(4)).lexically_normal().string();
+}
+
+std::string pool_target(const std::string& name) {
+  // An empty part would be another route.
+  if (name.empty()) throw UsageError{"the pool's name is empty"};
+  return "/v1/pools/" + escape_url(name);
+}
+
+class Client {
+ public:
+  explicit Client(const Arguments& arguments) : arguments_(arguments) {}
+
+  // Prints what went wrong and remembers the exit status when there is no answer.
+  std::optional<Json> call(const char* method, const std::string& target,
+                           const Json& body = nullptr) {
+    const auto reply =
+        call_api(arguments_.socket(), method, target, body.is_null() ? "" : body.dump());
+    if (!reply.ok()) {
+      fail("daemon-unreachable", unreachable(reply.error()));
+      return std::nullopt;
+    }
+    Json answer = Json::parse(reply->body, nullptr, false);
+    if (answer.is_discarded() || !answer.is_object()) {
+      fail("internal", "holdfastd answered with something that is not JSON (status " +
+                           std::to_string(reply->status) + ")");
+      return std::nullopt;
+    }
+    if (reply->status >= 300 || answer.contains("error")) {
+      const Json error = answer.value("error", Json::object());
+      fail(text_of(error, "code"), text_of(error, "message"));
+      return std::nullopt;
+    }
+    return answer;
+  }
+
+  // Calls, then prints the answer as JSON or as `text` says.
+  int run(const char* method, const std::string& target, const Json& body,
+          const std::function<std::string(const Json&)>& text) {
+    const auto answer = call(method, target, body);
+    if (!answer.has_value()) return kRefused;
+    return print(*answer, text);
+  }
+
+  int print(const Json& answer, const std::function<std::string(const Json&)>& text) const {
+    if (arguments_.json) {
+      std::printf("%s\n", answer.dump(2).c_str());
+    } else {
+      std::fputs(text(answer).c_str(), stdout);
+    }
+    const std::string warning = text_of(answer, "warning");
+    if (!warning.empty()) complain("warning: " + warning);
+    if (std::fflush(stdout) != 0) {
+      complain("cannot write the answer");
+      return kRefused;
+    }
+    return kDone;
+  }
+
+ private:
+  void fail(const std::string& code, const std::string& message) const {
+    if (arguments_.json) {
+      const Json error = {{"error", {{"code", code}, {"message", message}}}};
+      std::printf("%s\n", error.dump(2).c_str());
+    }
+    complain(message);
+  }
+
+  std::string unreachable(const Error& error) const {
+    if (error.code() != ErrorCode::not_found) return error.message();
+    const std::string socket = arguments_.socket();
+    if (::access(arguments_.runtime_directory.c_str(), X_OK) != 0 && errno == EACCES) {
+      return "no permission for " + socket + "; run this as the user of holdfastd (root, usually)";
+    }
+    if (::access(socket.c_str(), F_OK) == 0 && ::access(socket.c_str(), W_OK) != 0) {
+      return "no permission for " + socket + "; run this as the user of holdfastd (root, usually)";
+    }
+    const bool is_default = arguments_.runtime_directory == kRuntimeDirectoryDefault;
+    return "holdfastd does not answer on " + socket + "; start it with '" +
+           (is_default ? std::string("systemctl start holdfastd")
+                       : "holdfastd --runtime-dir " + arguments_.runtime_directory) +
+           "', or name the directory of a running one with --runtime-dir";
+  }
+
+  const Arguments& arguments_;
+};
+
+std::string details_and(const Json& answer, std::string (*details)(const Json&),
+                        const std::string& headline) {
+  return headline + "\n" + details(answer);
+}
+
+int watch_status(Client& client, const Arguments& arguments) {
+  const bool terminal = ::isatty(STDOUT_FILENO) != 0;
+  for (;;) {
+    const auto answer = client.call("GET", "/v1/status");
+    if (answer.has_value()) {
+      if (arguments.json) {
+        std::printf("%s\n", answer->dump().c_str());
+      } else {
+        std::printf("%s%s%s", terminal ? "\033[H\033[2J" : "", status_text(*answer).c_str(),
+                    terminal ? "" : "\n");
+      }
+      if (std::fflush(stdout) != 0) return kRefused;
+    }
+    ::sleep(1);
+  }
+}
+
+using Action = std::function<int(Client&)>;
+
+// The tree of commands. Each leaf sets `action`.
+class Commands {
+ public:
+  Commands(CLI::App& app, Arguments& arguments) : app_(app), arguments_(arguments) {
+    app_.require_subcommand(1);
+    app_.fallthrough();
+    add_pool_commands();
+    add_volume_commands();
+    add_attach_commands();
+    add_other_commands();
+  }
+  const Action& action() const { return action_; }
+
+ private:
+  CLI::App* leaf(CLI::App* parent, const char* name, const char* description, Action action) {
+    CLI::App* command = parent->add_subcommand(name, description);
+    command->fallthrough();
+    command->footer("");
+    command->callback([this, action = std::move(action)] { action_ = action; });
+    return command;
+  }
+  void add_pool_name(CLI::App* command) {
+    command->add_option("name", arguments_.name, "The pool")
+        ->type_name("")
+        ->option_text("NAME")
+        ->required();
+  }
+  void add_location(CLI::App* command) {
+    command->add_option("location", arguments_.location, "Where it is: dir:/PATH for a directory")
+        ->type_name("")
+        ->option_text("dir:PATH")
+        ->required();
+  }
+  void add_volume_name(CLI::App* command) {
+    command->add_option("volume", arguments_.name, "The volume")
+        ->option_text("POOL/VOLUME")
+        ->required();
+  }
+  void add_size(CLI::App* command, const char* description) {
+    command->add_option("--size", arguments_.size, description)->type_name("SIZE")->required();
+  }
+
+  void add_pool_commands() {
+    CLI::App* pool = app_.add_subcommand("pool", "Places on storage that hold volumes");
+    pool->require_subcommand(1);
+    pool->fallthrough();
+    pool->footer("");
+    CLI::App* create = leaf(pool, "create", "Make a pool in an empty directory, and open it",
+                            [this](Client& client) {
+                              Json body = {{"name", arguments_.name},
+                                           {"location", absolute_location(arguments_.location)},
+                                           {"create", true},
+                                           {"shared", arguments_.shared}};
+                              if (!arguments_.segment_size.empty())
+                                body["segment_bytes"] = parse_size(arguments_.segment_size);
+                              return client.run("POST", "/v1/pools", body, [](const Json& answer) {
+                                return "Pool " + text_of(answer, "name") + " is ready at " +
+                                       text_of(answer, "location") + "\n";
+                              });
+                            });
+    add_pool_name(create);
+    add_location(create);
+    create->add_flag("--shared", arguments_.shared, "Several hosts use it (guarded by leases)");
+    create
+        ->add_option("--segment-size", arguments_.segment_size,
+                     "The unit of allocation (default 32M)")
+        ->type_name("SIZE");
+    CLI::App* open =
+        leaf(pool, "open", "Open a pool that exists; it stays open over restarts",
+             [this](Client& client) {
+               const Json body = {{"name", arguments_.name},
+                                  {"location", absolute_location(arguments_.location)}};
+               return client.run("POST", "/v1/pools", body, [](const Json& answer) {
+                 return "Pool " + text_of(answer, "name") + " is open at " +
+                        text_of(answer, "location") + "\n";
+               });
+             });
+    add_pool_name(open);
+    add_location(open);
+    leaf(pool, "list", "The open pools", [](Client& client) {
+      return client.run("GET", "/v1/pools", nullptr, [](const Json& answer) {
+        return pool_table(answer.value("pools", Json::array()));
+      });
+    });
+    add_pool_name(leaf(pool, "show", "All about one pool", [this](Client& client) {
+      return client.run("GET", pool_target(arguments_.name), nullptr, pool_details);
+    }));
+    add_pool_name(
+        leaf(pool, "close", "Close a pool; its volumes stay in it", [this](Client& client) {
+          return client.run("DELETE", pool_target(arguments_.name), nullptr,
+                            [](const Json& answer) {
+                              return "Pool " + text_of(answer, "name") + " is closed\n";
+                            });
+        }));
+  }
+
+  void add_volume_commands() {
+    CLI::App* volume = app_.add_subcommand("volume", "Virtual disks");
+    volume->require_subcommand(1);
+    volume->fallthrough();
+    volume->footer("");
+    CLI::App* create = leaf(volume, "create", "Make a volume", [this](Client& client) {
+      const Names names = parse_volume_name(arguments_.name);
+      const Json body = {{"name", names.volume},
+                         {"size_bytes", parse_size(arguments_.size)},
+                         {"thick", arguments_.thick}};
+      return client.run("POST", pool_target(names.pool) + "/volumes", body, [](const Json& answer) {
+        return details_and(answer, volume_details, "The volume is ready; attach it to serve it");
+      });
+    });
+    add_volume_name(create);
+    add_size(create, "How large the guest sees it: 512M, 20G, 1.5T");
+    create->add_flag("--thick", arguments_.thick, "Reserve all its space now");
+    CLI::App* list =
+        leaf(volume, "list", "The volumes of one pool, or of all", [this](Client& client) {
+          const std::string query =
+              arguments_.name.empty() ? "" : "?pool=" + escape_url(arguments_.name);
+          return client.run("GET", "/v1/volumes" + query, nullptr, [](const Json& answer) {
+            return volume_table(answer.value("volumes", Json::array()));
+          });
+        });
+    list->add_option("pool", arguments_.name, "Only this pool")->option_text("[POOL]");
+    add_volume_name(leaf(volume, "show", "All about one volume", [this](Client& client) {
+      return client.run("GET", parse_volume_name(arguments_.name).target(), nullptr,
+                        volume_details);
+    }));
+    CLI::App* resize = leaf(
+        volume, "resize", "Change a volume's size, also while it is in use",
+        [this](Client& client) {
+          const Names names = parse_volume_name(arguments_.name);
+          const Json body = {{"size_bytes", parse_size(arguments_.size)},
+                             {"force", arguments_.force}};
+          return client.run("POST", names.target() + "/resize", body, [](const Json& answer) {
+            const Json size = answer.value("size_bytes", Json());
+            return "Volume " + text_of(answer, "pool") + "/" + text_of(answer, "name") + " has " +
+                   (size.is_number() ? format_bytes(size.get<std::uint64_t>())
+                                     : std::string("its new size")) +
+                   (answer.value("attached", false) ? "; clients see it when they connect anew"
+                                                    : "") +
+                   "\n";
+          });
+        });
+    add_volume_name(resize);
+    add_size(resize, "The new size");
+    resize->add_flag("--force", arguments_.force, "Shrink, dropping what lies beyond");
+    CLI::App* rename =
+        leaf(volume, "rename", "Give a detached volume another name", [this](Client& client) {
+          const Names names = parse_volume_name(arguments_.name);
+          std::string new_name = arguments_.new_name;
+          if (new_name.starts_with(names.pool + "/")) new_name.erase(0, names.pool.size() + 1);
+          if (new_name.find('/') != std::string::npos) {
+            throw UsageError{"'" + arguments_.new_name +
+                             "' is in another pool; a volume stays in its own"};
+          }
+          return client.run("POST", names.target() + "/rename", Json{{"name", new_name}},
+                            [](const Json& answer) {
+                              return "The volume is now " + text_of(answer, "pool") + "/" +
+                                     text_of(answer, "name") + "\n";
+                            });
+        });
+    add_volume_name(rename);
+    rename->add_option("new", arguments_.new_name, "Its new name")->option_text("NEW")->required();
+    add_volume_name(
+        leaf(volume, "remove", "Remove a detached volume and all its data", [this](Client& client) {
+          return client.run("DELETE", parse_volume_name(arguments_.name).target(), nullptr,
+                            [](const Json& answer) {
+                              return "Volume " + text_of(answer, "pool") + "/" +
+                                     text_of(answer, "name") + " is removed\n";
+                            });
+        }));
+  }
+
+  void add_attach_commands() {
+    CLI::App* attach = leaf(
+        &app_, "attach", "Serve a volume; prints its socket and NBD URI", [this](Client& client) {
+          const Json body = {{"protocol", arguments_.vhost ? "vhost" : "nbd"},
+                             {"read_only", arguments_.read_only}};
+          return client.run("POST", parse_volume_name(arguments_.name).target() + "/attach", body,
+                            [](const Json& answer) {
+                              return text_of(answer, "socket") + "\n" + text_of(answer, "uri") +
+                                     "\n";
+                            });
+        });
+    add_volume_name(attach);
+    CLI::Option* nbd = attach->add_flag("--nbd", arguments_.nbd, "Over NBD (the default)");
+    attach->add_flag("--vhost", arguments_.vhost, "Over vhost-user-blk")->excludes(nbd);
+    attach->add_flag("--read-only", arguments_.read_only, "Refuse writes");
+    attach->footer(
+        "A volume stays attached over restarts of holdfastd until it is detached. Examples:\n"
+        "  holdfast attach vms/disk1\n"
+        "  qemu-system-x86_64 ... -blockdev driver=nbd,node-name=disk1,reconnect-delay=300,\\\n"
+        "    server.type=unix,server.path=/run/holdfast/vms.disk1.nbd.sock,export=disk1");
+    add_volume_name(leaf(&app_, "detach", "Stop serving a volume", [this](Client& client) {
+      return client.run("POST", parse_volume_name(arguments_.name).target() + "/detach",
+                        Json::object(), [](const Json& answer) {
+                          return "Volume " + text_of(answer, "pool") + "/" +
+                                 text_of(answer, "volume") + " is detached\n";
+                        });
+    }));
+  }
+
+  void add_other_commands() {
+    CLI::App* status =
+        leaf(&app_, "status", "The daemon, its pools, and what it serves", [this](Client& client) {
+          if (arguments_.watch) return watch_status(client, arguments_);
+          return client.run("GET", "/v1/status", nullptr, status_text);
+        });
+    status->add_flag("--watch", arguments_.watch, "Again every second");
+    CLI::App* completion =
+        app_.add_subcommand("completion", "Print the completion script of a shell");
+    completion->require_subcommand(1);
+    completion->fallthrough();
+    completion->footer("");
+    leaf(completion, "bash", "source <(holdfast completion bash)", [](Client&) {
+      std::fputs(kCompletionBash, stdout);
+      return kDone;
+    });
+  }
+
+  CLI::App& app_;
+  Arguments& arguments_;
+  Action action_;
+};
+
+// CLI11's own words, but with what a person may have meant.
+std::string usage_message(const CLI::App& app, const CLI::ParseError& error) {
+  const CLI::App* deepest = &app;
+  while (!deepest->get_subcommands().empty()) deepest = deepest->get_subcommands().front();
+  std::vector<std::string> known;
+  for (const CLI::App* command : deepest->get_subcommands([](const CLI::App*) { return true; })) {
+    known.push_back(command->get_name());
+  }
+  const auto extras = app.remaining(true);
+  std::string message = error.what();
+  if (!extras.empty() && (error.get_name() == "ExtrasError" || !known.empty())) {
+    const std::string& first = extras.front();
+    message = "unknown " +
+              std::string(first.starts_with("-") ? "option"
+                          : known.empty()        ? "argument"
+                                                 : "command") +
+              " '" + first + "'" + suggestion(first, known);
+  } else if (!known.empty() && error.get_name() == "RequiredError") {
+    message = "a command is missing; there are";
+    for (const std::string& name : known) message += (name == known.front() ? " " : ", ") + name;
+  }
+  return message;
+}
+
+int main_program(int argc, char** argv) {
+  Arguments arguments;
+  CLI::App app("Virtual disks that keep their virtual machines running.", "holdfast");
+  app.set_version_flag("--version", "holdfast " HOLDFAST_VERSION);
+  app.add_option("--runtime-dir", arguments.runtime_directory,
+                 "The daemon's directory (default: /run/holdfast)")
+      ->type_name("DIR")
+      ->envname("HOLDFAST_RUNTIME_DIR");
+  app.add_flag("--json", arguments.json, "Answer in JSON");
+  app.footer(
+      "Examples:\n"
+      "  holdfast pool create vms dir:/srv/vms\n"
+      "  holdfast volume create vms/disk1 --size 20G\n"
+      "  holdfast attach vms/disk1\n"
+      "  holdfast status --watch\n\n"
+      "Exit status: 0 done, 1 refused or failed, 2 wrong use. See also: holdfast COMMAND --help");
+  const Commands commands(app, arguments);
+  try {
+    app.parse(argc, argv);
+    if (!commands.action()) throw UsageError{"a command is missing"};
+    while (arguments.runtime_directory.size() > 1 && arguments.runtime_directory.back() == '/') {
+      arguments.runtime_directory.pop_back();
+    }
+    Client client(arguments);
+    return commands.action()(client);
+  } catch (const CLI::ParseError& error) {
+    if (error.get_exit_code() == static_cast<int>(CLI::ExitCodes::Success)) return app.exit(error);
+    complain(usage_message(app, error) + "; see holdfast --help");
+    return kUsage;
+  } catch (const UsageError& error) {
+    complain(error.message);
+    return kUsage;
+  }
+}
+
+}  // namespace
+}  // namespace holdfast
+
+int main(int argc, char** argv) {
+  try {
+    return holdfast::main_program(argc, argv);
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "holdfast: %s\n", error.what());
+    return 1;
+  }
+}

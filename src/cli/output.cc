@@ -1,0 +1,269 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "cli/output.h"
+
+#include <ctime>
+#include <vector>
+
+#include "base/units.h"
+#include "cli/table.h"
+
+namespace holdfast {
+namespace {
+
+constexpr const char* kUnknown = "-";
+
+const Json& member(const Json& object, const char* key) {
+  static const Json kNull;
+  if (!object.is_object()) return kNull;
+  const auto at = object.find(key);
+  return at == object.end() ? kNull : *at;
+}
+
+std::string bytes_of(const Json& object, const char* key) {
+  const Json& value = member(object, key);
+  return value.is_number() ? format_bytes(value.get<std::uint64_t>()) : kUnknown;
+}
+
+std::string count_of(const Json& object, const char* key) {
+  const Json& value = member(object, key);
+  return value.is_number() ? format_count(value.get<std::uint64_t>()) : kUnknown;
+}
+
+std::string number_of(const Json& object, const char* key) {
+  const Json& value = member(object, key);
+  return value.is_number_integer() ? std::to_string(value.get<std::uint64_t>()) : kUnknown;
+}
+
+double seconds_of(const Json& object, const char* key) {
+  const Json& value = member(object, key);
+  return value.is_number() ? value.get<double>() : 0;
+}
+
+bool flag_of(const Json& object, const char* key) {
+  const Json& value = member(object, key);
+  return value.is_boolean() && value.get<bool>();
+}
+
+std::string or_unknown(std::string text) {
+  return text.empty() ? kUnknown : text;
+}
+
+std::string time_of(const Json& object, const char* key) {
+  const Json& value = member(object, key);
+  if (!value.is_number_integer()) return kUnknown;
+  const std::time_t time = value.get<std::int64_t>();
+  std::tm parts{};
+  char text[32];
+  if (::localtime_r(&time, &parts) == nullptr ||
+      std::strftime(text, sizeof text, "%Y-%m-%d %H:%M:%S", &parts) == 0) {
+    return kUnknown;
+  }
+  return text;
+}
+
+std::string percent_used(const Json& pool) {
+  const Json& used = member(pool, "used_bytes");
+  const Json& capacity = member(pool, "capacity_bytes");
+  if (!used.is_number() || !capacity.is_number() || capacity.get<double>() <= 0) return "";
+  const double percent = 100 * used.get<double>() / capacity.get<double>();
+  return " (" + std::to_string(static_cast<int>(percent + 0.5)) + " %)";
+}
+
+std::string volume_name(const Json& volume) {
+  return text_of(volume, "pool") + "/" + text_of(volume, "name");
+}
+
+// "serving", "held: pool full"
+std::string volume_state(const Json& volume) {
+  const Json& hold = member(volume, "hold");
+  if (hold.is_object()) return "held: " + text_of(hold, "reason");
+  return or_unknown(text_of(volume, "state"));
+}
+
+std::string access_of(const Json& volume) {
+  const Json& attachment = member(volume, "attachment");
+  if (!attachment.is_object()) return kUnknown;
+  return flag_of(attachment, "read_only") ? "read-only" : "read-write";
+}
+
+class Details {
+ public:
+  void add(const std::string& name, const std::string& value) {
+    text_ += name + ":" + std::string(name.size() < 12 ? 13 - name.size() : 1, ' ') + value + "\n";
+  }
+  std::string take() { return std::move(text_); }
+
+ private:
+  std::string text_;
+};
+
+void add_hold(Details& details, const Json& hold) {
+  details.add("held",
+              text_of(hold, "reason") + " for " + format_seconds(seconds_of(hold, "seconds")) +
+                  ", " + number_of(hold, "waiting") + " operations wait; they go on by themselves");
+  details.add("storage says", or_unknown(text_of(hold, "detail")));
+}
+
+// What needs a person's attention, below the tables.
+std::string notes(const Json& status) {
+  std::string out;
+  const Json& daemon = member(status, "daemon");
+  if (!flag_of(daemon, "state_saved")) {
+    out += "The state cannot be saved: " + text_of(daemon, "state_error") +
+           "; attachments made since would not survive a restart\n";
+  }
+  for (const Json& pool : member(status, "pools")) {
+    const std::string reason = text_of(pool, "reason");
+    if (!reason.empty()) out += "Pool " + text_of(pool, "name") + ": " + reason + "\n";
+  }
+  for (const Json& volume : member(status, "volumes")) {
+    const std::string reason = text_of(volume, "reason");
+    if (!reason.empty()) out += "Volume " + volume_name(volume) + ": " + reason + "\n";
+    const Json& hold = member(volume, "hold");
+    if (hold.is_object()) {
+      out += "Volume " + volume_name(volume) + " is held: " + text_of(hold, "reason") + " for " +
+             format_seconds(seconds_of(hold, "seconds")) + " (" + text_of(hold, "detail") + "), " +
+             number_of(hold, "waiting") + " operations wait\n";
+    }
+  }
+  return out;
+}
+
+}  // namespace
+
+std::string text_of(const Json& object, const char* key) {
+  const Json& value = member(object, key);
+  return value.is_string() ? value.get<std::string>() : std::string();
+}
+
+std::string pool_table(const Json& pools) {
+  Table table({{"POOL"},
+               {"STATE"},
+               {"USED", Table::Align::right},
+               {"CAPACITY", Table::Align::right},
+               {"VOLUMES", Table::Align::right},
+               {"LOCATION"}});
+  for (const Json& pool : pools) {
+    table.add({text_of(pool, "name"), or_unknown(text_of(pool, "state")),
+               bytes_of(pool, "used_bytes") + percent_used(pool), bytes_of(pool, "capacity_bytes"),
+               number_of(pool, "volume_count"), or_unknown(text_of(pool, "location"))});
+  }
+  if (table.empty()) return "No pool is open. Make one: holdfast pool create NAME dir:/PATH\n";
+  return table.text();
+}
+
+std::string volume_table(const Json& volumes) {
+  Table table({{"VOLUME"},
+               {"SIZE", Table::Align::right},
+               {"ALLOCATED", Table::Align::right},
+               {"STATE"},
+               {"ACCESS"},
+               {"CLIENTS", Table::Align::right}});
+  for (const Json& volume : volumes) {
+    table.add({volume_name(volume), bytes_of(volume, "size_bytes"),
+               bytes_of(volume, "allocated_bytes"), volume_state(volume), access_of(volume),
+               number_of(member(volume, "attachment"), "clients")});
+  }
+  if (table.empty())
+    return "There are no volumes. Make one: holdfast volume create POOL/VOLUME --size 20G\n";
+  return table.text();
+}
+
+std::string pool_details(const Json& pool) {
+  Details details;
+  details.add("pool", text_of(pool, "name"));
+  details.add("location", or_unknown(text_of(pool, "location")));
+  const std::string reason = text_of(pool, "reason");
+  details.add("state", or_unknown(text_of(pool, "state")) + (reason.empty() ? "" : ": " + reason));
+  details.add("id", or_unknown(text_of(pool, "id")));
+  details.add("created", time_of(pool, "created_unix_seconds"));
+  details.add("capacity", bytes_of(pool, "capacity_bytes"));
+  details.add("used", bytes_of(pool, "used_bytes") + percent_used(pool) +
+                          ", by everything on that storage");
+  details.add("available", bytes_of(pool, "available_bytes") + ", of it " +
+                               bytes_of(pool, "reserve_bytes") +
+                               " kept for deletes and housekeeping");
+  details.add("volumes", number_of(pool, "volume_count") + ", together " +
+                             bytes_of(pool, "provisioned_bytes") + " promised, " +
+                             bytes_of(pool, "allocated_bytes") + " allocated");
+  details.add("segments", bytes_of(pool, "segment_bytes") + " each");
+  return details.take();
+}
+
+std::string volume_details(const Json& volume) {
+  Details details;
+  details.add("volume", volume_name(volume));
+  details.add("id", or_unknown(text_of(volume, "id")));
+  details.add("size",
+              bytes_of(volume, "size_bytes") + (flag_of(volume, "thick") ? ", thick" : ", thin"));
+  details.add("allocated", bytes_of(volume, "allocated_bytes"));
+  details.add("created", time_of(volume, "created_unix_seconds"));
+  const std::string reason = text_of(volume, "reason");
+  details.add("state",
+              or_unknown(text_of(volume, "state")) + (reason.empty() ? "" : ": " + reason));
+  if (member(volume, "hold").is_object()) add_hold(details, member(volume, "hold"));
+  const Json& attachment = member(volume, "attachment");
+  if (attachment.is_object()) {
+    details.add("attached", access_of(volume) + " since " +
+                                time_of(attachment, "since_unix_seconds") + ", " +
+                                number_of(attachment, "clients") + " clients");
+    details.add("socket", or_unknown(text_of(attachment, "socket")));
+    details.add("uri", or_unknown(text_of(attachment, "uri")));
+  }
+  const Json& counters = member(volume, "statistics");
+  if (counters.is_object()) {
+    details.add("reads", count_of(counters, "reads") + ", " + bytes_of(counters, "read_bytes"));
+    details.add("writes",
+                count_of(counters, "writes") + ", " + bytes_of(counters, "written_bytes"));
+    details.add("discards", count_of(counters, "discards"));
+    details.add("flushes", count_of(counters, "flushes"));
+    details.add("errors", count_of(counters, "errors") +
+                              ", damaged blocks met: " + count_of(counters, "corrupt_blocks"));
+    details.add("live data", bytes_of(counters, "live_bytes") + " in " +
+                                 number_of(counters, "segment_count") + " segments of together " +
+                                 bytes_of(counters, "segment_bytes"));
+    details.add("log", number_of(counters, "log_sequence") + " records in epoch " +
+                           number_of(counters, "epoch") + ", " +
+                           number_of(counters, "checkpoints") + " checkpoints since it was opened");
+    details.add("opened in", format_seconds(seconds_of(counters, "open_time_seconds")) + ", " +
+                                 number_of(counters, "replayed_records") + " records replayed");
+    details.add("memory", bytes_of(counters, "cached_page_bytes") + " of map, " +
+                              bytes_of(counters, "retained_bytes") + " not yet flushed");
+  }
+  return details.take();
+}
+
+std::string status_text(const Json& status) {
+  const Json& daemon = member(status, "daemon");
+  std::string out = "holdfastd " + text_of(daemon, "version") + ", pid " +
+                    number_of(daemon, "pid") + " on " + text_of(daemon, "host") + ", up " +
+                    format_seconds(seconds_of(daemon, "uptime_seconds")) + ", " +
+                    text_of(daemon, "runtime_dir") + "\n\n";
+  out += pool_table(member(status, "pools")) + "\n";
+  const Json& volumes = member(status, "volumes");
+  Table table({{"VOLUME"},
+               {"SIZE", Table::Align::right},
+               {"STATE"},
+               {"ACCESS"},
+               {"CLIENTS", Table::Align::right},
+               {"READS", Table::Align::right},
+               {"READ", Table::Align::right},
+               {"WRITES", Table::Align::right},
+               {"WRITTEN", Table::Align::right},
+               {"FLUSHES", Table::Align::right},
+               {"ERRORS", Table::Align::right}});
+  for (const Json& volume : volumes) {
+    const Json& counters = member(volume, "statistics");
+    table.add({volume_name(volume), bytes_of(volume, "size_bytes"), volume_state(volume),
+               access_of(volume), number_of(member(volume, "attachment"), "clients"),
+               count_of(counters, "reads"), bytes_of(counters, "read_bytes"),
+               count_of(counters, "writes"), bytes_of(counters, "written_bytes"),
+               count_of(counters, "flushes"), count_of(counters, "errors")});
+  }
+  out += table.empty() ? "No volume is attached.\n" : table.text();
+  const std::string attention = notes(status);
+  if (!attention.empty()) out += "\n" + attention;
+  return out;
+}
+
+}  // namespace holdfast

@@ -1,0 +1,23 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The daemon's answers as text for people. Every function takes the JSON of one answer
+// (docs/openapi.json) and tolerates missing members, as a newer daemon may speak.
+#pragma once
+
+#include <nlohmann/json.hpp>
+
+#include <string>
+
+namespace holdfast {
+
+using Json = nlohmann::ordered_json;
+
+std::string pool_table(const Json& pools);
+std::string volume_table(const Json& volumes);
+std::string pool_details(const Json& pool);
+std::string volume_details(const Json& volume);
+std::string status_text(const Json& status);
+
+std::string text_of(const Json& object, const char* key);  // empty: absent or null
+
+}  // namespace holdfast

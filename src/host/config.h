@@ -1,0 +1,45 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// What an operator may set for the daemon: holdfast.toml, then the command line on top.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/limits.h"
+#include "base/log.h"
+#include "base/result.h"
+
+namespace holdfast {
+
+inline constexpr const char* kRuntimeDirectoryDefault = "/run/holdfast";
+inline constexpr const char* kStateDirectoryDefault = "/var/lib/holdfast";
+
+struct PoolLocation {
+  std::string name;
+  std::string location;  // "dir:/srv/vms"
+};
+
+struct HostConfig {
+  std::string runtime_directory = kRuntimeDirectoryDefault;
+  std::string state_directory = kStateDirectoryDefault;
+  std::string log_file;  // empty: standard error, or a file in the runtime directory
+  LogLevel log_level = LogLevel::info;
+  std::uint64_t page_cache_bytes = limits::kPageCacheBytesDefault;
+  std::uint64_t checkpoint_log_bytes = limits::kCheckpointLogBytes;
+  Duration checkpoint_idle = limits::kCheckpointIdle;
+  std::vector<PoolLocation> pools;
+};
+
+// Every problem names its line; unknown keys are refused, with the nearest known one.
+Result<HostConfig> parse_config(std::string_view text, std::string_view file_name);
+
+// "vms=dir:/srv/vms"
+Result<PoolLocation> parse_pool_option(std::string_view text);
+
+std::optional<LogLevel> parse_log_level(std::string_view text);
+
+}  // namespace holdfast

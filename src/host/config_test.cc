@@ -1,0 +1,94 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "host/config.h"
+
+#include <gtest/gtest.h>
+
+#include <fstream>
+#include <sstream>
+
+namespace holdfast {
+namespace {
+
+std::string refusal(std::string_view text) {
+  const auto result = parse_config(text, "test.toml");
+  EXPECT_FALSE(result.ok()) << text;
+  return result.ok() ? "" : result.error().message();
+}
+
+TEST(ConfigTest, ReadsEverySetting) {
+  const auto result = parse_config(R"(
+runtime_dir = "/tmp/run"
+state_dir = "/tmp/state"
+[log]
+file = "/tmp/holdfast.log"
+level = "debug"
+[volume]
+page_cache = "128M"
+checkpoint_log = 1073741824
+checkpoint_idle_seconds = 0.5
+[pools]
+vms = "dir:/srv/vms"
+"web.1" = "dir:/srv/web"
+)",
+                                   "test.toml");
+  ASSERT_TRUE(result.ok()) << result.error().message();
+  const HostConfig& config = result.value();
+  EXPECT_EQ(config.runtime_directory, "/tmp/run");
+  EXPECT_EQ(config.state_directory, "/tmp/state");
+  EXPECT_EQ(config.log_file, "/tmp/holdfast.log");
+  EXPECT_EQ(config.log_level, LogLevel::debug);
+  EXPECT_EQ(config.page_cache_bytes, 128 * kMiB);
+  EXPECT_EQ(config.checkpoint_log_bytes, kGiB);
+  EXPECT_EQ(config.checkpoint_idle, 500ms);
+  ASSERT_EQ(config.pools.size(), 2u);
+  EXPECT_EQ(config.pools[0].name, "vms");
+  EXPECT_EQ(config.pools[0].location, "dir:/srv/vms");
+}
+
+TEST(ConfigTest, AnEmptyFileMeansTheDefaults) {
+  const auto result = parse_config("", "test.toml");
+  ASSERT_TRUE(result.ok());
+  EXPECT_EQ(result.value().runtime_directory, "/run/holdfast");
+  EXPECT_EQ(result.value().state_directory, "/var/lib/holdfast");
+  EXPECT_EQ(result.value().page_cache_bytes, limits::kPageCacheBytesDefault);
+}
+
+TEST(ConfigTest, TheFileWeShipIsValid) {
+  std::ifstream stream(HOLDFAST_SOURCE_DIR "/packaging/holdfast.toml");
+  ASSERT_TRUE(stream.good());
+  std::ostringstream text;
+  text << stream.rdbuf();
+  const auto result = parse_config(text.str(), "holdfast.toml");
+  EXPECT_TRUE(result.ok()) << result.error().message();
+}
+
+TEST(ConfigTest, RefusalsNameTheLineAndTheProblem) {
+  EXPECT_EQ(refusal("\nruntime_dri = \"/x\"\n"),
+            "test.toml, line 2: unknown key 'runtime_dri'; did you mean 'runtime_dir'?");
+  EXPECT_NE(refusal("runtime_dir = \"x\"").find("absolute path"), std::string::npos);
+  EXPECT_NE(refusal("runtime_dir = 5").find("text in quotes"), std::string::npos);
+  EXPECT_NE(refusal("log = 5").find("must be a table"), std::string::npos);
+  EXPECT_NE(refusal("[log]\nlevel = \"loud\"").find("line 2: level must be"), std::string::npos);
+  EXPECT_NE(refusal("[volume]\npage_cache = \"lots\"").find("is not a size"), std::string::npos);
+  EXPECT_NE(refusal("[volume]\npage_cache = 1").find("at least 1 MiB"), std::string::npos);
+  EXPECT_NE(refusal("[volume]\npage_cache = -1").find("negative"), std::string::npos);
+  EXPECT_NE(refusal("[volume]\ncheckpoint_idle_seconds = nan").find("0.1 to 3600"),
+            std::string::npos);
+  EXPECT_NE(refusal("[pools]\n\"a/b\" = \"dir:/x\"").find("only letters"), std::string::npos);
+  EXPECT_NE(refusal("[pools]\nvms = 5").find("needs its location"), std::string::npos);
+  EXPECT_NE(refusal("a = = b").find("test.toml, line 1"), std::string::npos);
+  EXPECT_NE(refusal("a = 1\na = 2").find("line 2"), std::string::npos);
+}
+
+TEST(ConfigTest, PoolOptionsNeedANameAndAPlace) {
+  const auto good = parse_pool_option("vms=dir:/srv/a=b");
+  ASSERT_TRUE(good.ok());
+  EXPECT_EQ(good.value().name, "vms");
+  EXPECT_EQ(good.value().location, "dir:/srv/a=b");
+  for (const char* text : {"", "vms", "vms=", "=dir:/x", "a/b=dir:/x"}) {
+    EXPECT_FALSE(parse_pool_option(text).ok()) << text;
+  }
+}
+
+}  // namespace
+}  // namespace holdfast

@@ -1,0 +1,215 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "host/host.h"
+
+#include <algorithm>
+
+#include "base/log.h"
+#include "host/host_entries.h"
+#include "host/names.h"
+
+namespace holdfast {
+namespace {
+
+constexpr const char* kStateLock = ":state";  // no name of a pool or a volume
+
+Task<Result<void>> make_directories(FileSystem& file_system, std::string path) {
+  for (std::size_t at = path.find('/', 1);; at = path.find('/', at + 1)) {
+    auto made = co_await file_system.make_directory(path.substr(0, at));
+    if (!made.ok() && made.error().code() != ErrorCode::already_exists) {
+      co_return made.take_error().context("make the directory " + path.substr(0, at));
+    }
+    if (at == std::string::npos) co_return Result<void>{};
+  }
+}
+
+}  // namespace
+
+Host::Host(HostEnvironment environment, HostConfig config)
+    : environment_(std::move(environment)),
+      executor_(environment_.executor),
+      config_(std::move(config)),
+      store_(environment_.file_system, config_.state_directory),
+      locks_(executor_),
+      changed_(executor_) {}
+
+Host::~Host() = default;
+
+Task<Result<void>> Host::start() {
+  started_ = executor_.now();
+  started_wall_ = executor_.wall_time();
+  FileSystem& files = environment_.file_system;
+  CO_TRY(co_await make_directories(files, config_.runtime_directory));
+  const std::string lock_path = config_.runtime_directory + "/holdfastd.lock";
+  auto lock = co_await files.lock(lock_path, environment_.holder);
+  if (!lock.ok()) {
+    if (lock.error().code() != ErrorCode::busy) co_return lock.take_error();
+    co_return Error(ErrorCode::busy, "holdfastd is already running on " +
+                                         config_.runtime_directory + ": " + lock.error().message() +
+                                         ", or give this one its own --runtime-dir");
+  }
+  runtime_lock_ = std::move(lock).value();
+  environment_.on_locked();
+  CO_TRY(co_await make_directories(files, config_.state_directory));
+  CO_TRY_ASSIGN(HostState saved, co_await store_.load());
+  for (const PoolLocation& configured : config_.pools) {
+    const auto same =
+        std::find_if(saved.pools.begin(), saved.pools.end(),
+                     [&](const PoolLocation& pool) { return pool.name == configured.name; });
+    if (same == saved.pools.end()) {
+      saved.pools.push_back(configured);
+    } else if (same->location != configured.location) {
+      co_return Error(
+          ErrorCode::invalid_argument,
+          "pool '" + configured.name + "' is recorded at " + same->location +
+              " but configured at " + configured.location +
+              "; correct the configuration, or close the pool first (holdfast pool close " +
+              configured.name + ")");
+    }
+  }
+  for (const PoolLocation& pool : saved.pools) {
+    auto entry = std::make_unique<PoolEntry>();
+    entry->name = pool.name;
+    entry->location = pool.location;
+    pools_.emplace(pool.name, std::move(entry));
+  }
+  for (const SavedAttachment& attached : saved.attachments) {
+    auto attachment = std::make_unique<Attachment>();
+    attachment->name = VolumeName{attached.pool, attached.volume};
+    attachment->read_only = attached.read_only;
+    attachment->since = attached.since;
+    const VolumeName name = attachment->name;
+    attachments_.emplace(name, std::move(attachment));
+  }
+  running_ = true;
+  for (const PoolLocation& pool : saved.pools) background_.spawn(keep_opening(pool.name));
+  // Orphans (their pool was lost from the state) cannot be served, and say so.
+  for (auto& [name, attachment] : attachments_) {
+    if (pools_.contains(name.pool)) continue;
+    attachment->state = ServiceState::failed;
+    attachment->reason = "pool '" + name.pool + "' is not known; open it: holdfast pool open " +
+                         name.pool + " dir:/PATH";
+  }
+  const MonotonicTime deadline = executor_.now() + limits::kRestoreTime;
+  Timer timer([](void* context) { static_cast<Condition*>(context)->notify_all(); }, &changed_);
+  executor_.arm(timer, deadline);
+  const auto is_opening = [](const auto& named) {
+    return named.second->state == ServiceState::opening;
+  };
+  while (executor_.now() < deadline &&
+         (std::any_of(pools_.begin(), pools_.end(), is_opening) ||
+          std::any_of(attachments_.begin(), attachments_.end(), is_opening))) {
+    co_await changed_.wait();
+  }
+  const std::string warning = co_await save_state();
+  if (!warning.empty()) log_warning(warning);
+  co_return Result<void>{};
+}
+
+Task<void> Host::stop() {
+  running_ = false;
+  for (auto& [name, attachment] : attachments_) {
+    ++stops_under_way_;
+    background_.spawn(stop_one(name));
+  }
+  while (stops_under_way_ > 0) co_await changed_.wait();
+  // What is under way ends by itself; the caller's patience is the bound.
+  for (auto& [name, entry] : pools_) {
+    const NameLocks::Lock lock = co_await locks_.acquire(name);
+    while (entry->users > 0) co_await sleep_for(executor_, 5ms);
+    entry->pool.reset();
+  }
+  const NameLocks::Lock lock = co_await locks_.acquire(kStateLock);
+}
+
+Result<void> Host::check_running() const {
+  if (running_) return {};
+  return Error(ErrorCode::busy, "holdfastd is shutting down; start it again first");
+}
+
+Result<Host::PoolEntry*> Host::find_pool(const std::string& name) const {
+  TRY(check_running());
+  const auto at = pools_.find(name);
+  if (at != pools_.end()) return at->second.get();
+  std::vector<std::string> known;
+  for (const auto& [other, entry] : pools_) known.push_back(other);
+  const std::string near = suggestion(name, known);
+  std::string shown = name.substr(0, limits::kNameBytesMax);
+  return Error(ErrorCode::not_found,
+               "no pool '" + shown + "'" +
+                   (!near.empty()   ? near
+                    : known.empty() ? "; no pool is open: holdfast pool open NAME dir:/PATH"
+                                    : "; 'holdfast pool list' shows the open ones"));
+}
+
+Result<Host::PoolEntry*> Host::find_open_pool(const std::string& name) const {
+  PoolEntry* entry = TRY(find_pool(name));
+  if (entry->state == ServiceState::open) return entry;
+  if (entry->state == ServiceState::opening) {
+    return Error(ErrorCode::busy,
+                 "pool '" + name + "' is still being opened; try again in a moment");
+  }
+  return Error(ErrorCode::path_failure, "pool '" + name + "' cannot be used now: " + entry->reason +
+                                            "; holdfastd goes on trying to open it");
+}
+
+HostState Host::state() const {
+  HostState state;
+  for (const auto& [name, entry] : pools_) state.pools.push_back({name, entry->location});
+  for (const auto& [name, attachment] : attachments_) {
+    if (attachment->state == ServiceState::detaching) continue;
+    state.attachments.push_back(
+        {name.pool, name.volume, "nbd", attachment->read_only, attachment->since});
+  }
+  return state;
+}
+
+Task<std::string> Host::save_state() {
+  const NameLocks::Lock lock = co_await locks_.acquire(kStateLock);
+  HostState now = state();
+  const auto saved = co_await store_.save(std::move(now));
+  if (saved.ok()) {
+    if (!state_error_.empty()) log_info("the state is saved again in " + store_.path());
+    state_error_.clear();
+    co_return std::string();
+  }
+  state_error_ = saved.error().message();
+  log_warning("the state could not be saved: " + state_error_);
+  if (!retrying_save_) {
+    retrying_save_ = true;
+    background_.spawn(retry_saving());
+  }
+  co_return "this could not be recorded yet (" + state_error_ +
+      "): a restart of holdfastd would not know of it; make room there, holdfastd goes on trying";
+}
+
+Task<void> Host::retry_saving() {
+  Duration delay = limits::kReopenDelayMin;
+  while (running_) {
+    co_await sleep_for(executor_, delay);
+    delay = std::min(delay * 2, limits::kReopenDelayMax);
+    const std::string warning = co_await save_state();
+    if (warning.empty()) break;
+  }
+  retrying_save_ = false;
+}
+
+Task<Result<StatusReport>> Host::status() {
+  CO_TRY(check_running());
+  co_await refresh_spaces();
+  StatusReport status;
+  status.runtime_directory = config_.runtime_directory;
+  status.state_directory = config_.state_directory;
+  status.state_error = state_error_;
+  status.started = started_wall_;
+  status.uptime = executor_.now() - started_;
+  for (const auto& [name, entry] : pools_) status.pools.push_back(report(*entry));
+  for (const auto& [name, attachment] : attachments_) {
+    VolumeReport volume;
+    volume.name = name;
+    add_live_report(*attachment, volume);
+    status.volumes.push_back(std::move(volume));
+  }
+  co_return status;
+}
+
+}  // namespace holdfast

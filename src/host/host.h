@@ -1,0 +1,138 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The composition root: which pools are open, which volumes are served where, and what of it must
+// survive a restart. Every command is a coroutine.
+//
+// Thread: the executor's (host_thread.h owns one and calls in from others). Operations on one
+// volume run one after the other; one pool's trouble never delays another pool's commands.
+// Lifetime: start(), commands, stop(). Destroying a host without stop() is what a crash does.
+#pragma once
+
+#include <functional>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "host/commands.h"
+#include "host/config.h"
+#include "host/name_locks.h"
+#include "host/state.h"
+#include "io/executor.h"
+#include "io/file_system.h"
+#include "io/stream.h"
+#include "io/task.h"
+#include "pool/pool.h"
+#include "volume/volume.h"
+
+namespace holdfast {
+
+class NbdServer;
+
+// The host's way to the outside, so that tests can give their own.
+struct HostEnvironment {
+  using OnAccept = std::function<void(std::unique_ptr<Stream>)>;
+
+  Executor& executor;
+  FileSystem& file_system;  // for the host's own directories
+  // One per pool: storage that hangs takes no other pool along.
+  std::function<std::unique_ptr<FileSystem>()> make_file_system;
+  std::function<Result<std::unique_ptr<Listener>>(const std::string& path, OnAccept on_accept)>
+      listen;
+  std::string holder;  // a line for people about this daemon, for locks
+  // The runtime directory is ours: from here on its files (such as a log) may be touched.
+  std::function<void()> on_locked = [] {};
+};
+
+class Host {
+ public:
+  Host(HostEnvironment environment, HostConfig config);
+  ~Host();
+  Host(const Host&) = delete;
+  Host& operator=(const Host&) = delete;
+
+  // Takes the runtime directory, reads the state, opens the pools and serves what was attached.
+  // Fails only where going on would be wrong; storage that does not answer is retried in the
+  // background.
+  Task<Result<void>> start();
+  // Stops serving, closes volumes (with a checkpoint) and pools. Attachments stay recorded.
+  Task<void> stop();
+
+  Task<Result<PoolChange>> create_pool(CreatePoolRequest request);
+  Task<Result<PoolChange>> open_pool(PoolLocation request);
+  Task<Result<std::vector<PoolReport>>> list_pools();
+  Task<Result<PoolReport>> show_pool(std::string name);
+  Task<Result<DoneAnswer>> close_pool(std::string name);
+
+  Task<Result<VolumeReport>> create_volume(CreateVolumeRequest request);
+  // Of all pools when `pool` is empty.
+  Task<Result<std::vector<VolumeReport>>> list_volumes(std::string pool);
+  Task<Result<VolumeReport>> show_volume(VolumeName name);
+  Task<Result<VolumeReport>> resize_volume(ResizeVolumeRequest request);
+  Task<Result<VolumeReport>> rename_volume(VolumeName name, std::string new_name);
+  Task<Result<DoneAnswer>> remove_volume(VolumeName name);
+
+  Task<Result<AttachAnswer>> attach(AttachRequest request);
+  Task<Result<DoneAnswer>> detach(VolumeName name);
+  Task<Result<StatusReport>> status();
+
+ private:
+  struct PoolEntry;
+  struct Attachment;
+  class PoolUse;
+
+  // host.cc
+  Result<void> check_running() const;
+  Result<PoolEntry*> find_pool(const std::string& name) const;       // open or not
+  Result<PoolEntry*> find_open_pool(const std::string& name) const;  // failed: says why
+  HostState state() const;
+  Task<std::string> save_state();  // empty, or a warning for the answer
+  Task<void> retry_saving();
+
+  // host_pools.cc
+  Task<Result<void>> check_new_pool(std::string name, std::string location);
+  Task<Result<void>> open_entry(PoolEntry& entry);
+  Task<void> keep_opening(std::string name);
+  Task<void> refresh_space(std::string name);
+  Task<void> refresh_spaces();
+  PoolReport report(const PoolEntry& entry) const;
+
+  // host_volumes.cc
+  Task<Result<VolumeRecord>> find_volume(Pool& pool, VolumeName name);
+  Task<Result<VolumeReport>> report_volume(Pool& pool, VolumeName name, VolumeRecord record);
+  Task<Result<void>> resize_detached(Pool& pool, VolumeRecord record, std::uint64_t size_bytes);
+
+  // host_attach.cc
+  Attachment* find_attachment(const VolumeName& name) const;
+  std::string socket_path(const VolumeName& name) const;
+  Result<void> check_socket(const VolumeName& name) const;
+  Task<Result<void>> serve(Attachment& attachment);
+  Task<void> stop_serving(Attachment& attachment);
+  Task<void> finish_detach(NameLocks::Lock lock, VolumeName name);
+  Task<void> close_server(Attachment& attachment, bool& closed);
+  Task<void> stop_one(VolumeName name);
+  Task<void> keep_serving(VolumeName name);
+  AttachmentReport report(const Attachment& attachment) const;
+  void add_live_report(const Attachment& attachment, VolumeReport& report) const;
+  VolumeOptions volume_options(bool read_only) const;
+
+  HostEnvironment environment_;
+  Executor& executor_;
+  const HostConfig config_;
+  StateStore store_;
+  NameLocks locks_;
+  Condition changed_;  // an entry's state, a space, the count of what is being stopped
+  std::unique_ptr<FileLock> runtime_lock_;
+  std::map<std::string, std::unique_ptr<PoolEntry>> pools_;
+  std::map<VolumeName, std::unique_ptr<Attachment>> attachments_;
+  MonotonicTime started_{};
+  WallTime started_wall_;
+  bool running_ = false;
+  std::string state_error_;
+  bool retrying_save_ = false;
+  std::size_t stops_under_way_ = 0;
+  TaskScope background_;  // last: its tasks use all of the above
+};
+
+}  // namespace holdfast

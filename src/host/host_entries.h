@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// What a Host keeps of each pool and each attachment. For host*.cc only.
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "host/host.h"
+#include "serve/nbd/server.h"
+
+namespace holdfast {
+
+struct Host::PoolEntry {
+  std::string name;
+  std::string location;
+  ServiceState state = ServiceState::opening;
+  std::string reason;
+  std::unique_ptr<FileSystem> file_system;  // the pool's own; outlives it
+  std::unique_ptr<Pool> pool;               // while open
+  std::optional<PoolReport::Space> space;   // as the storage last said
+  std::optional<std::uint64_t> volume_count;
+  bool refreshing = false;
+  std::size_t users = 0;  // operations under way: the pool cannot be closed
+};
+
+struct Host::Attachment {
+  VolumeName name;
+  bool read_only = false;
+  WallTime since;
+  ServiceState state = ServiceState::opening;
+  std::string reason;
+  bool keeping = false;  // keep_serving() is at it
+  std::optional<VolumeRecord> record;
+  // In the order of their construction; torn down in reverse.
+  std::unique_ptr<Volume> volume;
+  std::unique_ptr<NbdServer> server;
+  std::unique_ptr<Listener> listener;
+};
+
+// An operation that needs the pool to stay open.
+class Host::PoolUse {
+ public:
+  explicit PoolUse(PoolEntry& entry) : entry_(entry) { ++entry_.users; }
+  ~PoolUse() { --entry_.users; }
+  PoolUse(const PoolUse&) = delete;
+  PoolUse& operator=(const PoolUse&) = delete;
+
+ private:
+  PoolEntry& entry_;
+};
+
+}  // namespace holdfast

@@ -1,0 +1,271 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Commands on pools, and opening those again that could not be opened at once.
+#include <algorithm>
+
+#include "base/log.h"
+#include "host/host.h"
+#include "host/host_entries.h"
+#include "host/names.h"
+#include "pool/open_pool.h"
+
+namespace holdfast {
+namespace {
+
+// "dir:/srv/vms/" and "dir:/srv/vms" are one place.
+std::string normalized(std::string location) {
+  while (location.size() > 5 && location.back() == '/') location.pop_back();
+  return location;
+}
+
+}  // namespace
+
+Task<Result<void>> Host::check_new_pool(std::string name, std::string location) {
+  CO_TRY(check_running());
+  CO_TRY(check_name("pool", name));
+  if (pools_.contains(name)) {
+    co_return Error(ErrorCode::already_exists, "pool '" + name + "' is open already, at " +
+                                                   pools_.at(name)->location +
+                                                   "; choose another name");
+  }
+  for (const auto& [other, entry] : pools_) {
+    if (normalized(entry->location) == normalized(location)) {
+      co_return Error(ErrorCode::already_exists, location + " is open already, as pool '" + other +
+                                                     "'; use that name, or close it first");
+    }
+  }
+  if (pools_.size() >= limits::kPoolsMax) {
+    co_return Error(ErrorCode::busy, std::to_string(limits::kPoolsMax) +
+                                         " pools are open, which is the most; close one first");
+  }
+  co_return Result<void>{};
+}
+
+Task<Result<PoolChange>> Host::create_pool(CreatePoolRequest request) {
+  const NameLocks::Lock lock = co_await locks_.acquire(request.name);
+  CO_TRY(co_await check_new_pool(request.name, request.location));
+  if (request.segment_bytes < limits::kSegmentBytesMin ||
+      request.segment_bytes > limits::kSegmentBytesMax ||
+      request.segment_bytes % kBlockBytes != 0) {
+    co_return Error(ErrorCode::invalid_argument,
+                    "a segment size of " + format_bytes(request.segment_bytes) +
+                        " is not possible: it must be a multiple of 4 KiB from " +
+                        format_bytes(limits::kSegmentBytesMin) + " to " +
+                        format_bytes(limits::kSegmentBytesMax) + "; the default is " +
+                        format_bytes(limits::kSegmentBytesDefault));
+  }
+  auto entry = std::make_unique<PoolEntry>();
+  entry->name = request.name;
+  entry->location = normalized(request.location);
+  entry->file_system = environment_.make_file_system();
+  const PoolContext context{executor_, *entry->file_system, environment_.holder};
+  PoolCreateOptions options;
+  options.shared = request.shared;
+  options.segment_bytes = request.segment_bytes;
+  auto pool = co_await holdfast::create_pool(context, entry->location, options);
+  if (!pool.ok()) co_return pool.take_error();
+  entry->pool = std::move(pool).value();
+  entry->state = ServiceState::open;
+  pools_.emplace(request.name, std::move(entry));
+  log_info("pool " + request.name + " was created at " + request.location);
+  PoolChange change;
+  change.warning = co_await save_state();
+  co_await refresh_space(request.name);
+  CO_TRY_ASSIGN(PoolEntry * created, find_pool(request.name));
+  change.pool = report(*created);
+  co_return change;
+}
+
+Task<Result<PoolChange>> Host::open_pool(PoolLocation request) {
+  const NameLocks::Lock lock = co_await locks_.acquire(request.name);
+  CO_TRY(check_running());
+  const auto known = pools_.find(request.name);
+  PoolEntry* entry = nullptr;
+  if (known != pools_.end() &&
+      normalized(known->second->location) == normalized(request.location)) {
+    entry = known->second.get();
+    if (entry->state != ServiceState::open) {
+      CO_TRY(co_await open_entry(*entry));
+    }
+  } else {
+    CO_TRY(co_await check_new_pool(request.name, request.location));
+    auto fresh = std::make_unique<PoolEntry>();
+    fresh->name = request.name;
+    fresh->location = normalized(request.location);
+    CO_TRY(co_await open_entry(*fresh));
+    entry = pools_.emplace(request.name, std::move(fresh)).first->second.get();
+    log_info("pool " + request.name + " is open at " + request.location);
+  }
+  // What was attached in it before is served again.
+  for (auto& [name, attachment] : attachments_) {
+    if (name.pool == request.name && attachment->state != ServiceState::open &&
+        !attachment->keeping) {
+      background_.spawn(keep_serving(name));
+    }
+  }
+  PoolChange change;
+  change.warning = co_await save_state();
+  co_await refresh_space(request.name);
+  change.pool = report(*entry);
+  co_return change;
+}
+
+Task<Result<void>> Host::open_entry(PoolEntry& entry) {
+  if (entry.file_system == nullptr) entry.file_system = environment_.make_file_system();
+  const PoolContext context{executor_, *entry.file_system, environment_.holder};
+  auto pool = co_await holdfast::open_pool(context, entry.location);
+  if (!pool.ok()) {
+    entry.state = ServiceState::failed;
+    entry.reason = pool.error().message();
+    changed_.notify_all();
+    co_return pool.take_error();
+  }
+  entry.pool = std::move(pool).value();
+  entry.state = ServiceState::open;
+  entry.reason.clear();
+  changed_.notify_all();
+  co_return Result<void>{};
+}
+
+Task<void> Host::keep_opening(std::string name) {
+  Duration delay = limits::kReopenDelayMin;
+  for (;;) {
+    {
+      const NameLocks::Lock lock = co_await locks_.acquire(name);
+      const auto at = pools_.find(name);
+      if (!running_ || at == pools_.end() || at->second->state == ServiceState::open) co_return;
+      const auto opened = co_await open_entry(*at->second);
+      if (opened.ok()) {
+        log_info("pool " + name + " is open at " + at->second->location);
+        for (auto& [volume, attachment] : attachments_) {
+          if (volume.pool == name) background_.spawn(keep_serving(volume));
+        }
+        co_return;
+      }
+      log_error("pool " + name + " cannot be opened: " + opened.error().message());
+      for (auto& [volume, attachment] : attachments_) {
+        if (volume.pool != name) continue;
+        attachment->state = ServiceState::failed;
+        attachment->reason = "its pool cannot be opened: " + opened.error().message();
+      }
+    }
+    co_await sleep_for(executor_, delay);
+    delay = std::min(delay * 2, limits::kReopenDelayMax);
+  }
+}
+
+Task<void> Host::refresh_space(std::string name) {
+  const auto at = pools_.find(name);
+  if (at == pools_.end() || at->second->pool == nullptr || at->second->refreshing) co_return;
+  PoolEntry& entry = *at->second;
+  const PoolUse use(entry);
+  entry.refreshing = true;
+  const auto space = co_await entry.pool->space();
+  if (space.ok()) {
+    const PoolSpace& now = space.value();
+    entry.space = PoolReport::Space{now.capacity_bytes, now.available_bytes, now.reserve_bytes};
+    entry.reason.clear();
+  } else {
+    entry.reason = space.error().message();
+  }
+  const auto volumes = co_await entry.pool->list_volumes();
+  if (volumes.ok()) entry.volume_count = volumes.value().size();
+  entry.refreshing = false;
+  changed_.notify_all();
+}
+
+// Asks every pool at once, and waits a bounded time: the status must not hang with the storage.
+Task<void> Host::refresh_spaces() {
+  for (const auto& [name, entry] : pools_) background_.spawn(refresh_space(name));
+  const MonotonicTime deadline = executor_.now() + limits::kStatusSpaceTime;
+  Timer timer([](void* context) { static_cast<Condition*>(context)->notify_all(); }, &changed_);
+  executor_.arm(timer, deadline);
+  while (executor_.now() < deadline &&
+         std::any_of(pools_.begin(), pools_.end(),
+                     [](const auto& named) { return named.second->refreshing; })) {
+    co_await changed_.wait();
+  }
+}
+
+PoolReport Host::report(const PoolEntry& entry) const {
+  PoolReport report;
+  report.name = entry.name;
+  report.location = entry.location;
+  report.state = entry.state;
+  report.reason = entry.reason;
+  if (entry.pool != nullptr) {
+    const PoolInfo& info = entry.pool->info();
+    report.open = PoolReport::Open{info.id, info.shared, info.segment_bytes, info.format_version,
+                                   info.created};
+    report.space = entry.space;
+    report.volume_count = entry.volume_count;
+  }
+  return report;
+}
+
+Task<Result<std::vector<PoolReport>>> Host::list_pools() {
+  CO_TRY(check_running());
+  co_await refresh_spaces();
+  std::vector<PoolReport> reports;
+  for (const auto& [name, entry] : pools_) reports.push_back(report(*entry));
+  co_return reports;
+}
+
+Task<Result<PoolReport>> Host::show_pool(std::string name) {
+  CO_TRY_ASSIGN(PoolEntry * entry, find_pool(name));
+  const PoolUse use(*entry);
+  if (entry->pool == nullptr) co_return report(*entry);
+  co_await refresh_space(name);
+  CO_TRY_ASSIGN(const std::vector<VolumeRecord> volumes, co_await entry->pool->list_volumes());
+  std::uint64_t allocated_bytes = 0;
+  std::uint64_t provisioned_bytes = 0;
+  for (const VolumeRecord& volume : volumes) {
+    const auto allocated = co_await entry->pool->volume_allocated_bytes(volume.id);
+    if (allocated.ok()) allocated_bytes += allocated.value();
+    const VolumeName volume_name{name, volume.name};
+    const Attachment* attachment = find_attachment(volume_name);
+    if (attachment != nullptr && attachment->volume != nullptr) {
+      provisioned_bytes += attachment->volume->info().size_bytes;
+      continue;
+    }
+    const auto size = co_await Volume::stored_size_bytes(*entry->pool, volume.id);
+    if (size.ok()) provisioned_bytes += size.value();
+  }
+  PoolReport shown = report(*entry);
+  shown.volume_count = volumes.size();
+  shown.allocated_bytes = allocated_bytes;
+  shown.provisioned_bytes = provisioned_bytes;
+  co_return shown;
+}
+
+Task<Result<DoneAnswer>> Host::close_pool(std::string name) {
+  const NameLocks::Lock lock = co_await locks_.acquire(name);
+  CO_TRY_ASSIGN(PoolEntry * entry, find_pool(name));
+  // A status that is just asking for the space ends soon; anything longer is for a person to see.
+  const MonotonicTime deadline = executor_.now() + limits::kStatusSpaceTime;
+  while (entry->users > 0 && executor_.now() < deadline) co_await sleep_for(executor_, 5ms);
+  if (entry->users > 0) {
+    co_return Error(ErrorCode::busy, "another operation on pool '" + name +
+                                         "' is still under way; try again in a moment");
+  }
+  std::string attached;
+  std::size_t attached_count = 0;
+  for (const auto& [volume, attachment] : attachments_) {
+    if (volume.pool != name) continue;
+    if (attached_count++ == 0) attached = volume.to_string();
+  }
+  if (attached_count > 0) {
+    co_return Error(
+        ErrorCode::busy,
+        "pool '" + name + "' has attached volumes (" + attached +
+            (attached_count > 1 ? " and " + std::to_string(attached_count - 1) + " more" : "") +
+            "); detach them first: holdfast detach " + attached);
+  }
+  pools_.erase(name);
+  log_info("pool " + name + " was closed");
+  DoneAnswer answer;
+  answer.warning = co_await save_state();
+  co_return answer;
+}
+
+}  // namespace holdfast

@@ -1,0 +1,406 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Commands on a real host: its own thread and loop, pools in a temporary directory.
+#include <gtest/gtest.h>
+
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <thread>
+
+#include "host/host_thread.h"
+
+namespace holdfast {
+namespace {
+
+class HostTest : public testing::Test {
+ protected:
+  void SetUp() override {
+    std::string pattern =
+        (std::filesystem::temp_directory_path() / "holdfast-host-XXXXXX").string();
+    ASSERT_NE(mkdtemp(pattern.data()), nullptr);
+    directory_ = pattern;
+    config_.runtime_directory = directory_ + "/run";
+    config_.state_directory = directory_ + "/state";
+    start();
+  }
+  void TearDown() override {
+    if (host_ != nullptr) stop();
+    std::filesystem::remove_all(directory_);
+  }
+  void start() {
+    auto host = HostThread::start(config_, "a test", [] {});
+    ASSERT_TRUE(host.ok()) << host.error().message();
+    host_ = std::move(host).value();
+  }
+  void stop() {
+    EXPECT_TRUE(host_->stop());
+    host_.reset();
+  }
+  std::string location(const std::string& name) const { return "dir:" + directory_ + "/" + name; }
+
+  Result<PoolChange> create_pool(const std::string& name) {
+    return create_pool(name, location(name));
+  }
+  Result<PoolChange> create_pool(const std::string& name, const std::string& where) {
+    CreatePoolRequest request;
+    request.name = name;
+    request.location = where;
+    request.segment_bytes = limits::kSegmentBytesMin;
+    return host_->call<PoolChange>([request](Host& host) { return host.create_pool(request); });
+  }
+  Result<PoolChange> open_pool(const std::string& name, const std::string& where) {
+    const PoolLocation request{name, where};
+    return host_->call<PoolChange>([request](Host& host) { return host.open_pool(request); });
+  }
+  Result<DoneAnswer> close_pool(const std::string& name) {
+    return host_->call<DoneAnswer>([name](Host& host) { return host.close_pool(name); });
+  }
+  Result<VolumeReport> create_volume(const VolumeName& name, std::uint64_t size_bytes = 64 * kMiB) {
+    CreateVolumeRequest request;
+    request.name = name;
+    request.size_bytes = size_bytes;
+    return host_->call<VolumeReport>([request](Host& host) { return host.create_volume(request); });
+  }
+  Result<VolumeReport> resize(const VolumeName& name, std::uint64_t size_bytes,
+                              bool force = false) {
+    ResizeVolumeRequest request;
+    request.name = name;
+    request.size_bytes = size_bytes;
+    request.force = force;
+    return host_->call<VolumeReport>([request](Host& host) { return host.resize_volume(request); });
+  }
+  Result<VolumeReport> rename(const VolumeName& name, const std::string& new_name) {
+    return host_->call<VolumeReport>(
+        [name, new_name](Host& host) { return host.rename_volume(name, new_name); });
+  }
+  Result<VolumeReport> show(const VolumeName& name) {
+    return host_->call<VolumeReport>([name](Host& host) { return host.show_volume(name); });
+  }
+  Result<DoneAnswer> remove(const VolumeName& name) {
+    return host_->call<DoneAnswer>([name](Host& host) { return host.remove_volume(name); });
+  }
+  Result<AttachAnswer> attach(const VolumeName& name, bool read_only = false,
+                              const std::string& protocol = "nbd") {
+    AttachRequest request;
+    request.name = name;
+    request.read_only = read_only;
+    request.protocol = protocol;
+    return host_->call<AttachAnswer>([request](Host& host) { return host.attach(request); });
+  }
+  Result<DoneAnswer> detach(const VolumeName& name) {
+    return host_->call<DoneAnswer>([name](Host& host) { return host.detach(name); });
+  }
+  StatusReport status() {
+    auto result = host_->call<StatusReport>([](Host& host) { return host.status(); });
+    EXPECT_TRUE(result.ok());
+    return result.ok() ? std::move(result).value() : StatusReport{};
+  }
+  // Background work has no event to wait for from here.
+  template <typename Condition>
+  bool eventually(Condition condition) {
+    for (int i = 0; i < 200; ++i) {
+      if (condition()) return true;
+      std::this_thread::sleep_for(50ms);
+    }
+    return false;
+  }
+  static void expect_refusal(const auto& result, ErrorCode code, const std::string& words) {
+    ASSERT_FALSE(result.ok()) << "expected: " << words;
+    EXPECT_EQ(result.error().code(), code) << result.error().message();
+    EXPECT_NE(result.error().message().find(words), std::string::npos) << result.error().message();
+  }
+
+  const VolumeName disk_{"vms", "disk1"};
+  std::string directory_;
+  HostConfig config_;
+  std::unique_ptr<HostThread> host_;
+};
+
+TEST_F(HostTest, ARestartServesWhatWasAttached) {
+  ASSERT_TRUE(create_pool("vms").ok());
+  ASSERT_TRUE(create_volume(disk_).ok());
+  ASSERT_TRUE(create_volume({"vms", "disk2"}).ok());
+  ASSERT_TRUE(create_volume({"vms", "disk3"}).ok());
+  ASSERT_TRUE(attach(disk_).ok());
+  ASSERT_TRUE(attach({"vms", "disk2"}, true).ok());
+  const auto before = show(disk_);
+  ASSERT_TRUE(before.ok());
+  stop();
+  EXPECT_FALSE(std::filesystem::exists(directory_ + "/run/vms.disk1.nbd.sock"));
+  start();
+  // Served before anything is answered.
+  EXPECT_TRUE(std::filesystem::is_socket(directory_ + "/run/vms.disk1.nbd.sock"));
+  const StatusReport now = status();
+  ASSERT_EQ(now.volumes.size(), 2u);
+  EXPECT_EQ(now.volumes[0].state, ServiceState::open);
+  EXPECT_EQ(now.volumes[0].id, before->id);
+  EXPECT_EQ(now.volumes[0].attachment->since.unix_seconds, before->attachment->since.unix_seconds);
+  EXPECT_TRUE(now.volumes[1].attachment->read_only);
+}
+
+TEST_F(HostTest, ClosedAndDetachedStaysSoOverARestart) {
+  ASSERT_TRUE(create_pool("vms").ok());
+  ASSERT_TRUE(create_pool("old").ok());
+  ASSERT_TRUE(create_volume(disk_).ok());
+  ASSERT_TRUE(attach(disk_).ok());
+  ASSERT_TRUE(detach(disk_).ok());
+  ASSERT_TRUE(close_pool("old").ok());
+  stop();
+  start();
+  const StatusReport now = status();
+  EXPECT_EQ(now.pools.size(), 1u);
+  EXPECT_TRUE(now.volumes.empty());
+}
+
+TEST_F(HostTest, APoolThatIsAwayAtStartIsServedWhenItComesBack) {
+  ASSERT_TRUE(create_pool("vms").ok());
+  ASSERT_TRUE(create_pool("here").ok());
+  ASSERT_TRUE(create_volume(disk_).ok());
+  ASSERT_TRUE(create_volume({"here", "disk2"}).ok());
+  ASSERT_TRUE(attach(disk_).ok());
+  ASSERT_TRUE(attach({"here", "disk2"}).ok());
+  stop();
+  std::filesystem::rename(directory_ + "/vms", directory_ + "/away");
+  start();
+  StatusReport now = status();
+  ASSERT_EQ(now.pools.size(), 2u);
+  ASSERT_EQ(now.volumes.size(), 2u);
+  EXPECT_EQ(now.volumes[0].state, ServiceState::open) << "the other pool's volume is served";
+  EXPECT_EQ(now.volumes[1].state, ServiceState::failed);
+  EXPECT_FALSE(now.volumes[1].reason.empty());
+  EXPECT_EQ(now.pools[1].state, ServiceState::failed);
+  expect_refusal(create_volume({"vms", "x"}), ErrorCode::path_failure, "cannot be used now");
+  stop();  // the attachment is still known after another restart
+  start();
+  EXPECT_EQ(status().volumes.size(), 2u);
+  std::filesystem::rename(directory_ + "/away", directory_ + "/vms");
+  EXPECT_TRUE(eventually([&] {
+    const StatusReport later = status();
+    return later.volumes.size() == 2 && later.volumes[1].state == ServiceState::open;
+  }));
+  EXPECT_EQ(status().pools[1].reason, "");
+}
+
+TEST_F(HostTest, AFailedAttachmentCanBeDetached) {
+  ASSERT_TRUE(create_pool("vms").ok());
+  ASSERT_TRUE(create_volume(disk_).ok());
+  ASSERT_TRUE(attach(disk_).ok());
+  stop();
+  std::filesystem::rename(directory_ + "/vms", directory_ + "/away");
+  start();
+  expect_refusal(close_pool("vms"), ErrorCode::busy, "holdfast detach vms/disk1");
+  EXPECT_TRUE(detach(disk_).ok());
+  EXPECT_TRUE(close_pool("vms").ok());
+  EXPECT_TRUE(status().pools.empty());
+}
+
+TEST_F(HostTest, ADamagedStateKeepsTheHostFromStarting) {
+  ASSERT_TRUE(create_pool("vms").ok());
+  stop();
+  for (const char* name : {"state.json", "state.json.2"}) {
+    std::ofstream(directory_ + "/state/" + name) << "{\"holdfast_state_version\": 1}";
+  }
+  const auto refused = HostThread::start(config_, "a test", [] {});
+  expect_refusal(refused, ErrorCode::corrupt, "state.json");
+  EXPECT_TRUE(std::filesystem::exists(directory_ + "/state/state.json.damaged"));
+  EXPECT_TRUE(std::filesystem::exists(directory_ + "/state/state.json.2.damaged"));
+}
+
+TEST_F(HostTest, AttachingAgainGivesTheSameAnswer) {
+  ASSERT_TRUE(create_pool("vms").ok());
+  ASSERT_TRUE(create_volume(disk_).ok());
+  const auto first = attach(disk_);
+  const auto second = attach(disk_);
+  ASSERT_TRUE(first.ok() && second.ok());
+  EXPECT_EQ(first->attachment.uri, second->attachment.uri);
+  EXPECT_EQ(first->attachment.uri,
+            "nbd+unix:///disk1?socket=" + directory_ + "/run/vms.disk1.nbd.sock");
+  expect_refusal(attach(disk_, true), ErrorCode::busy, "attached read-write");
+  expect_refusal(attach(disk_, false, "vhost"), ErrorCode::unsupported, "--nbd");
+  ASSERT_TRUE(detach(disk_).ok());
+  expect_refusal(detach(disk_), ErrorCode::not_found, "is not attached");
+  EXPECT_TRUE(attach(disk_, true).ok());
+}
+
+TEST_F(HostTest, SocketsThatWouldMeetAreRefused) {
+  ASSERT_TRUE(create_pool("a.b", location("1")).ok());
+  ASSERT_TRUE(create_pool("a", location("2")).ok());
+  ASSERT_TRUE(create_volume({"a.b", "c"}).ok());
+  ASSERT_TRUE(create_volume({"a", "b.c"}).ok());
+  ASSERT_TRUE(attach({"a.b", "c"}).ok());
+  expect_refusal(attach({"a", "b.c"}), ErrorCode::busy, "which serves 'a.b/c'");
+}
+
+TEST_F(HostTest, ASocketPathThatIsTooLongIsRefusedBeforeTheVolumeIsOpened) {
+  const VolumeName name{std::string(63, 'p'), std::string(63, 'v')};
+  ASSERT_TRUE(create_pool(name.pool, location("vms")).ok());
+  ASSERT_TRUE(create_volume(name).ok());
+  expect_refusal(attach(name), ErrorCode::invalid_argument, "shorter runtime directory");
+  EXPECT_EQ(show(name)->state, ServiceState::detached);
+}
+
+TEST_F(HostTest, AttachedVolumesAreNeitherRemovedNorRenamedNorTheirPoolClosed) {
+  ASSERT_TRUE(create_pool("vms").ok());
+  ASSERT_TRUE(create_volume(disk_).ok());
+  ASSERT_TRUE(attach(disk_).ok());
+  expect_refusal(remove(disk_), ErrorCode::busy, "holdfast detach vms/disk1");
+  expect_refusal(rename(disk_, "disk2"), ErrorCode::busy, "holdfast detach vms/disk1");
+  expect_refusal(close_pool("vms"), ErrorCode::busy, "holdfast detach vms/disk1");
+  ASSERT_TRUE(detach(disk_).ok());
+  const auto renamed = rename(disk_, "disk2");
+  ASSERT_TRUE(renamed.ok()) << renamed.error().message();
+  EXPECT_EQ(renamed->name.volume, "disk2");
+  expect_refusal(show(disk_), ErrorCode::not_found, "did you mean 'vms/disk2'?");
+  EXPECT_TRUE(remove({"vms", "disk2"}).ok());
+}
+
+TEST_F(HostTest, RenamingOntoAnotherVolumeIsRefused) {
+  ASSERT_TRUE(create_pool("vms").ok());
+  ASSERT_TRUE(create_volume(disk_).ok());
+  ASSERT_TRUE(create_volume({"vms", "disk2"}).ok());
+  expect_refusal(rename(disk_, "disk2"), ErrorCode::already_exists, "already");
+  expect_refusal(rename(disk_, "../x"), ErrorCode::invalid_argument, "cannot be the name");
+  EXPECT_TRUE(rename(disk_, "disk1").ok()) << "its own name is no change";
+}
+
+TEST_F(HostTest, ResizingGrowsOnlineAndShrinksOnlyByForce) {
+  ASSERT_TRUE(create_pool("vms").ok());
+  ASSERT_TRUE(create_volume(disk_).ok());
+  for (const bool attached : {false, true}) {
+    if (attached) {
+      ASSERT_TRUE(attach(disk_).ok());
+    }
+    const auto grown = resize(disk_, 128 * kMiB);
+    ASSERT_TRUE(grown.ok()) << grown.error().message();
+    EXPECT_EQ(grown->size_bytes, 128 * kMiB);
+    expect_refusal(resize(disk_, 64 * kMiB), ErrorCode::invalid_argument, "--force");
+    const auto shrunk = resize(disk_, 64 * kMiB, true);
+    ASSERT_TRUE(shrunk.ok()) << shrunk.error().message();
+    EXPECT_EQ(show(disk_)->size_bytes, 64 * kMiB);
+  }
+  ASSERT_TRUE(detach(disk_).ok());
+  ASSERT_TRUE(attach(disk_, true).ok());
+  expect_refusal(resize(disk_, 128 * kMiB), ErrorCode::busy, "read-only");
+}
+
+TEST_F(HostTest, SizesThatMakeNoSenseAreRefused) {
+  ASSERT_TRUE(create_pool("vms").ok());
+  expect_refusal(create_volume(disk_, 0), ErrorCode::invalid_argument, "the least is 1 MiB");
+  expect_refusal(create_volume(disk_, 64 * kMiB + 1), ErrorCode::invalid_argument,
+                 "the next larger one is 67109376");
+  expect_refusal(create_volume(disk_, limits::kVolumeBytesMax + 512), ErrorCode::invalid_argument,
+                 "the most is 32 TiB");
+  EXPECT_TRUE(create_volume(disk_, limits::kVolumeBytesMax).ok());
+}
+
+TEST_F(HostTest, TheSameNameIsCreatedOnce) {
+  ASSERT_TRUE(create_pool("vms").ok());
+  std::atomic<int> created{0};
+  std::vector<std::thread> threads;
+  for (int i = 0; i < 8; ++i) {
+    threads.emplace_back([&] {
+      if (create_volume(disk_).ok()) ++created;
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_EQ(created, 1);
+  const auto volumes =
+      host_->call<std::vector<VolumeReport>>([](Host& host) { return host.list_volumes(""); });
+  ASSERT_TRUE(volumes.ok());
+  EXPECT_EQ(volumes->size(), 1u);
+}
+
+TEST_F(HostTest, CommandsOnOneVolumeAtOnceLeaveItWhole) {
+  ASSERT_TRUE(create_pool("vms").ok());
+  ASSERT_TRUE(create_volume(disk_).ok());
+  std::vector<std::thread> threads;
+  for (int i = 0; i < 4; ++i) {
+    threads.emplace_back([&, i] {
+      for (int round = 0; round < 10; ++round) {
+        if ((i + round) % 2 == 0) {
+          static_cast<void>(attach(disk_).ok());
+        } else {
+          static_cast<void>(detach(disk_).ok());
+        }
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  ASSERT_TRUE(attach(disk_).ok());
+  EXPECT_EQ(show(disk_)->state, ServiceState::open);
+  EXPECT_EQ(status().volumes.size(), 1u);
+}
+
+TEST_F(HostTest, OnePlaceIsOpenUnderOneName) {
+  ASSERT_TRUE(create_pool("vms").ok());
+  expect_refusal(create_pool("vms", location("other")), ErrorCode::already_exists,
+                 "is open already");
+  expect_refusal(open_pool("web", location("vms") + "/"), ErrorCode::already_exists,
+                 "as pool 'vms'");
+  EXPECT_TRUE(open_pool("vms", location("vms")).ok()) << "the same again is no change";
+  expect_refusal(open_pool("vms", location("other")), ErrorCode::already_exists, "is open already");
+  expect_refusal(close_pool("vsm"), ErrorCode::not_found, "did you mean 'vms'?");
+  ASSERT_TRUE(close_pool("vms").ok());
+  EXPECT_TRUE(open_pool("web", location("vms")).ok());
+  EXPECT_FALSE(open_pool("none", location("none")).ok());
+  EXPECT_EQ(status().pools.size(), 1u) << "what could not be opened is not remembered";
+}
+
+TEST_F(HostTest, AStateThatCannotBeSavedIsAWarningAndSavedLater) {
+  stop();
+  config_.state_directory = directory_ + "/other";
+  const std::string blocker = directory_ + "/other/state.json.2";
+  start();  // saves once, in the first file
+  stop();
+  std::filesystem::create_directory(blocker);
+  start();
+  EXPECT_NE(create_pool("vms")->warning.find("could not be recorded"), std::string::npos);
+  ASSERT_TRUE(create_volume(disk_).ok());
+  const auto attached = attach(disk_);
+  ASSERT_TRUE(attached.ok()) << "a machine starts all the same";
+  EXPECT_NE(attached->warning.find("could not be recorded"), std::string::npos);
+  EXPECT_FALSE(status().state_error.empty());
+  std::filesystem::remove(blocker);
+  EXPECT_TRUE(eventually([&] { return status().state_error.empty(); }));
+  stop();
+  start();
+  EXPECT_EQ(status().volumes.size(), 1u);
+}
+
+TEST_F(HostTest, ConfiguredPoolsAreOpenedAndMustAgreeWithTheState) {
+  ASSERT_TRUE(create_pool("vms").ok());
+  ASSERT_TRUE(close_pool("vms").ok());
+  stop();
+  config_.pools = {{"vms", location("vms")}, {"absent", location("absent")}};
+  start();
+  const StatusReport now = status();
+  ASSERT_EQ(now.pools.size(), 2u);
+  EXPECT_EQ(now.pools[0].state, ServiceState::failed);
+  EXPECT_EQ(now.pools[1].state, ServiceState::open);
+  stop();
+  config_.pools = {{"vms", location("elsewhere")}};
+  expect_refusal(HostThread::start(config_, "a test", [] {}), ErrorCode::invalid_argument,
+                 "is recorded at");
+}
+
+TEST_F(HostTest, OverviewsAddUp) {
+  ASSERT_TRUE(create_pool("vms").ok());
+  ASSERT_TRUE(create_volume(disk_, 64 * kMiB).ok());
+  ASSERT_TRUE(create_volume({"vms", "disk2"}, 32 * kMiB).ok());
+  ASSERT_TRUE(attach(disk_).ok());
+  const auto pool = host_->call<PoolReport>([](Host& host) { return host.show_pool("vms"); });
+  ASSERT_TRUE(pool.ok());
+  EXPECT_EQ(pool->volume_count, 2u);
+  EXPECT_EQ(pool->provisioned_bytes, 96 * kMiB);
+  ASSERT_TRUE(pool->space.has_value());
+  EXPECT_GT(pool->space->capacity_bytes, 0u);
+  const auto attached = show(disk_);
+  ASSERT_TRUE(attached.ok());
+  EXPECT_TRUE(attached->counters.has_value());
+  EXPECT_EQ(attached->attachment->clients, 0u);
+  EXPECT_FALSE(show({"vms", "disk2"})->counters.has_value());
+}
+
+}  // namespace
+}  // namespace holdfast

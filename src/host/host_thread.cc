@@ -1,0 +1,102 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "host/host_thread.h"
+
+#include "io/unix_socket.h"
+
+namespace holdfast {
+namespace {
+
+constexpr mode_t kSocketMode = 0660;  // for the group of the runtime directory
+
+Task<Result<bool>> start_host(Host& host) {
+  CO_TRY(co_await host.start());
+  co_return true;
+}
+
+}  // namespace
+
+Result<std::unique_ptr<HostThread>> HostThread::start(HostConfig config, std::string holder,
+                                                      std::function<void()> on_locked) {
+  std::unique_ptr<HostThread> self(new HostThread);  // NOLINT: the constructor is private
+  auto started = std::make_shared<Answer<bool>>();
+  Setup setup{std::move(config), std::move(holder), std::move(on_locked)};
+  self->thread_ = std::thread([raw = self.get(), setup = std::move(setup), started]() mutable {
+    raw->run_loop(std::move(setup), started);
+  });
+  std::optional<Result<bool>> result;
+  while (!result.has_value()) result = started->wait(kSlice);
+  if (!result->ok()) {
+    self->thread_.join();
+    return result->take_error();
+  }
+  return self;
+}
+
+void HostThread::run_loop(Setup setup, std::shared_ptr<Answer<bool>> started) {
+  auto made = make(std::move(setup));
+  if (!made.ok()) {
+    started->set(made.take_error());
+    return;
+  }
+  bool failed = false;
+  struct Starter {
+    static Task<void> run(HostThread& self, Answer<bool>& answer, bool& start_failed) {
+      auto result = co_await start_host(*self.host_);
+      start_failed = !result.ok();
+      if (start_failed) self.loop_->stop();
+      answer.set(std::move(result));
+    }
+  };
+  tasks_->spawn(Starter::run(*this, *started, failed));
+  loop_->run();
+  finished_ = true;
+  stopping_.reset();
+  tasks_.reset();
+  host_.reset();
+  disk_.reset();
+}
+
+Result<void> HostThread::make(Setup setup) {
+  loop_ = TRY(Loop::create());
+  disk_ = std::make_unique<Disk>(*loop_);
+  tasks_ = std::make_unique<TaskScope>();
+  stopping_ = std::make_unique<TaskScope>();
+  Loop& loop = *loop_;
+  HostEnvironment environment{
+      .executor = loop,
+      .file_system = *disk_,
+      .make_file_system = [&loop]() -> std::unique_ptr<FileSystem> {
+        return std::make_unique<Disk>(loop);
+      },
+      .listen =
+          [&loop](const std::string& path, HostEnvironment::OnAccept on_accept) {
+            return listen_unix(loop, path, kSocketMode, std::move(on_accept));
+          },
+      .holder = std::move(setup.holder),
+      .on_locked = std::move(setup.on_locked),
+  };
+  host_ = std::make_unique<Host>(std::move(environment), std::move(setup.config));
+  return {};
+}
+
+bool HostThread::stop() {
+  auto stopped = std::make_shared<Answer<bool>>();
+  struct Stopper {
+    static Task<void> run(HostThread& self, std::shared_ptr<Answer<bool>> answer) {
+      co_await self.host_->stop();
+      while (!self.tasks_->empty()) co_await sleep_for(*self.loop_, 5ms);
+      answer->set(true);
+    }
+  };
+  loop_->post_remote([this, stopped] { stopping_->spawn(Stopper::run(*this, stopped)); });
+  if (!stopped->wait(limits::kStopTime).has_value()) return false;
+  loop_->stop();
+  thread_.join();
+  return true;
+}
+
+HostThread::~HostThread() {
+  if (thread_.joinable()) stop();
+}
+
+}  // namespace holdfast

@@ -1,0 +1,267 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Commands on volumes.
+#include <algorithm>
+
+#include "base/log.h"
+#include "base/units.h"
+#include "host/host.h"
+#include "host/host_entries.h"
+#include "host/names.h"
+
+namespace holdfast {
+namespace {
+
+Result<void> check_volume_size(std::uint64_t size_bytes) {
+  const auto refuse = [&](std::string_view why) {
+    return Error(ErrorCode::invalid_argument, "a volume cannot have " + std::to_string(size_bytes) +
+                                                  " bytes: " + std::string(why));
+  };
+  if (size_bytes < limits::kVolumeBytesMin) {
+    return refuse("the least is " + format_bytes(limits::kVolumeBytesMin));
+  }
+  if (size_bytes > limits::kVolumeBytesMax) {
+    return refuse("the most is " + format_bytes(limits::kVolumeBytesMax));
+  }
+  if (size_bytes % kSectorBytes != 0) {
+    return refuse("it must be a multiple of 512; the next larger one is " +
+                  std::to_string(round_up(size_bytes, kSectorBytes)));
+  }
+  return {};
+}
+
+Uuid new_id(Executor& executor) {
+  std::array<std::byte, 16> random;
+  const std::uint64_t words[2] = {executor.random(), executor.random()};
+  std::memcpy(random.data(), words, sizeof words);
+  return Uuid::from_random(random);
+}
+
+}  // namespace
+
+Task<Result<VolumeRecord>> Host::find_volume(Pool& pool, VolumeName name) {
+  CO_TRY_ASSIGN(std::vector<VolumeRecord> volumes, co_await pool.list_volumes());
+  std::vector<std::string> known;
+  for (VolumeRecord& volume : volumes) {
+    if (volume.name == name.volume) co_return std::move(volume);
+    known.push_back(name.pool + "/" + volume.name);
+  }
+  const std::string wanted = name.pool + "/" + name.volume.substr(0, limits::kNameBytesMax);
+  const std::string near = suggestion(wanted, known);
+  co_return Error(
+      ErrorCode::not_found,
+      "no volume '" + wanted + "'" +
+          (!near.empty() ? near
+                         : "; 'holdfast volume list " + name.pool + "' shows those there are"));
+}
+
+Task<Result<VolumeReport>> Host::report_volume(Pool& pool, VolumeName name, VolumeRecord record) {
+  VolumeReport report;
+  report.name = name;
+  report.id = record.id;
+  report.thick = record.thick;
+  report.created = record.created;
+  const auto allocated = co_await pool.volume_allocated_bytes(record.id);
+  if (allocated.ok()) report.allocated_bytes = allocated.value();
+  const Attachment* attachment = find_attachment(name);
+  if (attachment == nullptr || attachment->volume == nullptr) {
+    const auto size = co_await Volume::stored_size_bytes(pool, record.id);
+    if (size.ok()) {
+      report.size_bytes = size.value();
+    } else {
+      report.reason = size.error().message();
+    }
+    attachment = find_attachment(name);
+  }
+  if (attachment != nullptr) add_live_report(*attachment, report);
+  co_return report;
+}
+
+Task<Result<VolumeReport>> Host::create_volume(CreateVolumeRequest request) {
+  CO_TRY(check_name("volume", request.name.volume));
+  CO_TRY(check_volume_size(request.size_bytes));
+  const NameLocks::Lock lock = co_await locks_.acquire(request.name.to_string());
+  CO_TRY_ASSIGN(PoolEntry * entry, find_open_pool(request.name.pool));
+  const PoolUse use(*entry);
+  CO_TRY_ASSIGN(const std::vector<VolumeRecord> volumes, co_await entry->pool->list_volumes());
+  if (std::any_of(volumes.begin(), volumes.end(),
+                  [&](const VolumeRecord& volume) { return volume.name == request.name.volume; })) {
+    co_return Error(ErrorCode::already_exists,
+                    "there is a volume '" + request.name.to_string() +
+                        "' already; choose another name, or remove that one first");
+  }
+  if (volumes.size() >= limits::kVolumesPerPoolMax) {
+    co_return Error(ErrorCode::busy, "pool '" + request.name.pool + "' holds " +
+                                         std::to_string(limits::kVolumesPerPoolMax) +
+                                         " volumes, which is the most; use another pool");
+  }
+  VolumeCreateOptions options;
+  options.id = new_id(executor_);
+  options.name = request.name.volume;
+  options.size_bytes = request.size_bytes;
+  options.thick = request.thick;
+  CO_TRY(co_await Volume::create(executor_, *entry->pool, options));
+  log_info("volume " + request.name.to_string() + " was created, " +
+           format_bytes(request.size_bytes));
+  CO_TRY_ASSIGN(VolumeRecord record, co_await find_volume(*entry->pool, request.name));
+  co_return co_await report_volume(*entry->pool, request.name, std::move(record));
+}
+
+Task<Result<std::vector<VolumeReport>>> Host::list_volumes(std::string pool) {
+  CO_TRY(check_running());
+  std::vector<std::string> names;
+  if (pool.empty()) {
+    for (const auto& [name, entry] : pools_) names.push_back(name);
+  } else {
+    CO_TRY(find_open_pool(pool));
+    names.push_back(pool);
+  }
+  std::vector<VolumeReport> reports;
+  for (const std::string& name : names) {
+    const auto at = pools_.find(name);
+    if (at == pools_.end()) continue;  // closed meanwhile
+    if (at->second->pool == nullptr) {
+      for (const auto& [volume, attachment] : attachments_) {
+        if (volume.pool != name) continue;
+        VolumeReport report;
+        report.name = volume;
+        add_live_report(*attachment, report);
+        reports.push_back(std::move(report));
+      }
+      continue;
+    }
+    const PoolUse use(*at->second);
+    Pool& storage = *at->second->pool;
+    CO_TRY_ASSIGN(std::vector<VolumeRecord> volumes, co_await storage.list_volumes());
+    std::sort(volumes.begin(), volumes.end(),
+              [](const VolumeRecord& a, const VolumeRecord& b) { return a.name < b.name; });
+    for (VolumeRecord& volume : volumes) {
+      VolumeName volume_name{name, volume.name};
+      CO_TRY_ASSIGN(VolumeReport report,
+                    co_await report_volume(storage, std::move(volume_name), std::move(volume)));
+      reports.push_back(std::move(report));
+    }
+  }
+  co_return reports;
+}
+
+Task<Result<VolumeReport>> Host::show_volume(VolumeName name) {
+  CO_TRY_ASSIGN(PoolEntry * entry, find_pool(name.pool));
+  const Attachment* attachment = find_attachment(name);
+  if (entry->pool == nullptr && attachment != nullptr) {
+    VolumeReport report;
+    report.name = name;
+    add_live_report(*attachment, report);
+    co_return report;
+  }
+  CO_TRY(find_open_pool(name.pool));
+  const PoolUse use(*entry);
+  CO_TRY_ASSIGN(VolumeRecord record, co_await find_volume(*entry->pool, name));
+  co_return co_await report_volume(*entry->pool, name, std::move(record));
+}
+
+Task<Result<VolumeReport>> Host::resize_volume(ResizeVolumeRequest request) {
+  CO_TRY(check_volume_size(request.size_bytes));
+  const std::string full_name = request.name.to_string();
+  const NameLocks::Lock lock = co_await locks_.acquire(full_name);
+  CO_TRY_ASSIGN(PoolEntry * entry, find_open_pool(request.name.pool));
+  const PoolUse use(*entry);
+  CO_TRY_ASSIGN(VolumeRecord record, co_await find_volume(*entry->pool, request.name));
+  const Attachment* attachment = find_attachment(request.name);
+  Volume* open = attachment == nullptr ? nullptr : attachment->volume.get();
+  if (attachment != nullptr && (open == nullptr || attachment->read_only)) {
+    co_return Error(ErrorCode::busy,
+                    "volume '" + full_name + "' is attached " +
+                        (open == nullptr ? "but cannot be served now: " + attachment->reason
+                                         : std::string("read-only")) +
+                        "; detach it first: holdfast detach " + full_name);
+  }
+  std::uint64_t current_bytes = 0;
+  if (open != nullptr) {
+    current_bytes = open->info().size_bytes;
+  } else {
+    CO_TRY_ASSIGN(current_bytes, co_await Volume::stored_size_bytes(*entry->pool, record.id));
+  }
+  if (request.size_bytes < current_bytes && !request.force) {
+    co_return Error(
+        ErrorCode::invalid_argument,
+        "shrinking '" + full_name + "' from " + format_bytes(current_bytes) + " to " +
+            format_bytes(request.size_bytes) +
+            " drops all data behind the new end; shrink the file system in it first, then repeat "
+            "this with --force");
+  }
+  if (request.size_bytes != current_bytes) {
+    if (open != nullptr) {
+      CO_TRY(co_await open->resize(request.size_bytes));
+    } else {
+      CO_TRY(co_await resize_detached(*entry->pool, record, request.size_bytes));
+    }
+    log_info("volume " + full_name + " was resized from " + format_bytes(current_bytes) + " to " +
+             format_bytes(request.size_bytes));
+  }
+  co_return co_await report_volume(*entry->pool, request.name, std::move(record));
+}
+
+Task<Result<void>> Host::resize_detached(Pool& pool, VolumeRecord record,
+                                         std::uint64_t size_bytes) {
+  const VolumeOptions options = volume_options(false);
+  CO_TRY_ASSIGN(const std::unique_ptr<Volume> volume,
+                co_await Volume::open(executor_, pool, record.id, options));
+  auto resized = co_await volume->resize(size_bytes);
+  auto closed = co_await volume->close();
+  if (!resized.ok()) co_return resized;
+  co_return closed;
+}
+
+Task<Result<VolumeReport>> Host::rename_volume(VolumeName name, std::string new_name) {
+  CO_TRY(check_name("volume", new_name));
+  const VolumeName target{name.pool, new_name};
+  // In one order whoever asks, so that two renames cannot wait for each other.
+  const VolumeName& first = std::min(name, target);
+  const VolumeName& second = std::max(name, target);
+  const NameLocks::Lock first_lock = co_await locks_.acquire(first.to_string());
+  std::optional<NameLocks::Lock> second_lock;
+  if (name != target) {
+    NameLocks::Lock taken = co_await locks_.acquire(second.to_string());
+    second_lock.emplace(std::move(taken));
+  }
+  CO_TRY_ASSIGN(PoolEntry * entry, find_open_pool(name.pool));
+  const PoolUse use(*entry);
+  CO_TRY_ASSIGN(VolumeRecord record, co_await find_volume(*entry->pool, name));
+  if (name != target) {
+    if (find_attachment(name) != nullptr) {
+      co_return Error(ErrorCode::busy,
+                      "volume '" + name.to_string() +
+                          "' is attached, and its socket carries its name; detach it first: "
+                          "holdfast detach " +
+                          name.to_string());
+    }
+    CO_TRY_ASSIGN(const std::vector<VolumeRecord> volumes, co_await entry->pool->list_volumes());
+    if (std::any_of(volumes.begin(), volumes.end(),
+                    [&](const VolumeRecord& volume) { return volume.name == new_name; })) {
+      co_return Error(ErrorCode::already_exists, "there is a volume '" + target.to_string() +
+                                                     "' already; choose another name");
+    }
+    record.name = new_name;
+    CO_TRY(co_await entry->pool->update_volume(record));
+    log_info("volume " + name.to_string() + " was renamed to " + target.to_string());
+  }
+  co_return co_await report_volume(*entry->pool, target, std::move(record));
+}
+
+Task<Result<DoneAnswer>> Host::remove_volume(VolumeName name) {
+  const NameLocks::Lock lock = co_await locks_.acquire(name.to_string());
+  CO_TRY_ASSIGN(PoolEntry * entry, find_open_pool(name.pool));
+  const PoolUse use(*entry);
+  CO_TRY_ASSIGN(const VolumeRecord record, co_await find_volume(*entry->pool, name));
+  if (find_attachment(name) != nullptr) {
+    co_return Error(ErrorCode::busy, "volume '" + name.to_string() +
+                                         "' is attached; detach it first: holdfast detach " +
+                                         name.to_string());
+  }
+  CO_TRY(co_await entry->pool->remove_volume(record.id));
+  log_info("volume " + name.to_string() + " was removed");
+  co_return DoneAnswer{};
+}
+
+}  // namespace holdfast

@@ -1,0 +1,79 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "host/names.h"
+
+#include <algorithm>
+#include <cctype>
+
+#include "base/limits.h"
+
+namespace holdfast {
+namespace {
+
+bool is_letter_or_digit(char c) {
+  return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9');
+}
+
+std::string lower(std::string_view text) {
+  std::string out(text);
+  for (char& c : out) c = static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
+  return out;
+}
+
+}  // namespace
+
+Result<void> check_name(std::string_view what, std::string_view name) {
+  const auto refuse = [&](std::string_view why) {
+    return Error(ErrorCode::invalid_argument,
+                 "'" + std::string(name.substr(0, limits::kNameBytesMax)) +
+                     "' cannot be the name of a " + std::string(what) + ": " + std::string(why));
+  };
+  if (name.empty()) return refuse("it is empty");
+  if (name.size() > limits::kNameBytesMax) {
+    return refuse("it is longer than " + std::to_string(limits::kNameBytesMax) + " characters");
+  }
+  if (!is_letter_or_digit(name.front())) return refuse("it must start with a letter or a digit");
+  for (const char c : name) {
+    if (!is_letter_or_digit(c) && c != '.' && c != '_' && c != '-') {
+      return refuse("only letters, digits, '.', '_' and '-' are allowed");
+    }
+  }
+  return {};
+}
+
+std::size_t edit_distance(std::string_view a, std::string_view b) {
+  std::vector<std::size_t> before_last(b.size() + 1);
+  std::vector<std::size_t> last(b.size() + 1);
+  std::vector<std::size_t> row(b.size() + 1);
+  for (std::size_t j = 0; j <= b.size(); ++j) last[j] = j;
+  for (std::size_t i = 1; i <= a.size(); ++i) {
+    row[0] = i;
+    for (std::size_t j = 1; j <= b.size(); ++j) {
+      const std::size_t replace = last[j - 1] + (a[i - 1] == b[j - 1] ? 0 : 1);
+      row[j] = std::min({last[j] + 1, row[j - 1] + 1, replace});
+      if (i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1]) {
+        row[j] = std::min(row[j], before_last[j - 2] + 1);
+      }
+    }
+    before_last.swap(last);
+    last.swap(row);
+  }
+  return last[b.size()];
+}
+
+std::string suggestion(std::string_view unknown, const std::vector<std::string>& known) {
+  if (unknown.size() > 2 * limits::kNameBytesMax + 1) return {};
+  const std::string wanted = lower(unknown);
+  const std::size_t worst = std::max<std::size_t>(1, unknown.size() / 3);
+  const std::string* best = nullptr;
+  std::size_t best_distance = worst + 1;
+  for (const std::string& name : known) {
+    const std::size_t distance = edit_distance(wanted, lower(name));
+    if (distance < best_distance) {
+      best = &name;
+      best_distance = distance;
+    }
+  }
+  return best == nullptr ? std::string() : "; did you mean '" + *best + "'?";
+}
+
+}  // namespace holdfast

@@ -1,0 +1,25 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Names of pools and volumes: what is allowed, and what a person may have meant.
+#pragma once
+
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/result.h"
+
+namespace holdfast {
+
+// [A-Za-z0-9][A-Za-z0-9._-]*, at most limits::kNameBytesMax. `what` ("pool", "volume") is for the
+// message.
+Result<void> check_name(std::string_view what, std::string_view name);
+
+// Insertions, deletions, replacements and swaps of neighbours (optimal string alignment) that turn
+// one into the other.
+std::size_t edit_distance(std::string_view a, std::string_view b);
+
+// "; did you mean 'disk1'?", or nothing when no known name is near.
+std::string suggestion(std::string_view unknown, const std::vector<std::string>& known);
+
+}  // namespace holdfast
