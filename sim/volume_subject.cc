@@ -1,0 +1,94 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "sim/volume_subject.h"
+
+#include <string>
+#include <utility>
+
+#include "base/bytes.h"
+#include "pool/open_pool.h"
+#include "volume/volume.h"
+
+namespace holdfast::sim {
+namespace {
+
+constexpr const char* kLocation = "dir:/pool";
+
+PoolContext pool_context(SimHost& host, SimFileSystem& files) {
+  return PoolContext{host, files, "process " + std::to_string(host.number())};
+}
+
+class VolumeSubject final : public Subject {
+ public:
+  VolumeSubject(SimHost& host, SimFileSystem& files, VolumeId id, const RunPlan& plan)
+      : host_(host), files_(files), id_(id), plan_(plan) {}
+
+  Task<Result<void>> open() override {
+    CO_TRY_ASSIGN(pool_, co_await open_pool(pool_context(host_, files_), kLocation));
+    VolumeOptions options;
+    options.page_cache_bytes = plan_.page_cache_bytes;
+    options.checkpoint_log_bytes = plan_.checkpoint_log_bytes;
+    options.checkpoint_idle = plan_.checkpoint_idle;
+    options.retained_bytes_max = plan_.retained_bytes_max;
+    CO_TRY_ASSIGN(volume_, co_await Volume::open(host_, *pool_, id_, options));
+    co_return Result<void>();
+  }
+  BlockDevice& device() override { return *volume_; }
+  Task<Result<void>> close() override { return volume_->close(); }
+  Task<Result<void>> resize(std::uint64_t size_bytes) override {
+    return volume_->resize(size_bytes);
+  }
+  Task<Result<void>> checkpoint() override { return volume_->checkpoint(); }
+
+  std::string broken_bound() const override {
+    const VolumeStatistics statistics = volume_->statistics();
+    // Retained records live in a ring of fixed size; the page cache may exceed its size by what one
+    // checkpoint or one recovery pins.
+    const std::uint64_t retained_max =
+        std::max<std::uint64_t>(plan_.retained_bytes_max, 2 * kMiB);
+    if (statistics.retained_bytes > retained_max) {
+      return "retained records take " + std::to_string(statistics.retained_bytes) +
+             " bytes, the bound is " + std::to_string(retained_max);
+    }
+    const std::uint64_t pages_max = 2 * std::max(plan_.page_cache_bytes, limits::kPageCacheBytesMin);
+    if (statistics.cached_page_bytes > pages_max) {
+      return "cached pages take " + std::to_string(statistics.cached_page_bytes) +
+             " bytes, the bound is " + std::to_string(pages_max);
+    }
+    return {};
+  }
+
+ private:
+  SimHost& host_;
+  SimFileSystem& files_;
+  VolumeId id_;
+  const RunPlan& plan_;
+  std::unique_ptr<Pool> pool_;
+  std::unique_ptr<Volume> volume_;  // destroyed before its pool
+};
+
+}  // namespace
+
+Task<Result<void>> VolumeFactory::create(SimHost& host, SimFileSystem& files,
+                                         const RunPlan& plan) {
+  std::array<std::byte, 16> random;
+  store_little(random.data(), host.random());
+  store_little(random.data() + 8, host.random());
+  id_ = Uuid::from_random(random);
+  PoolCreateOptions pool_options;
+  pool_options.segment_bytes = plan.segment_bytes;
+  CO_TRY_ASSIGN(std::unique_ptr<Pool> pool,
+                co_await create_pool(pool_context(host, files), kLocation, pool_options));
+  VolumeCreateOptions options;
+  options.id = id_;
+  options.name = "disk";
+  options.size_bytes = plan.volume_bytes;
+  options.thick = plan.thick;
+  co_return co_await Volume::create(host, *pool, options);
+}
+
+std::unique_ptr<Subject> VolumeFactory::make(SimHost& host, SimFileSystem& files,
+                                             const RunPlan& plan) {
+  return std::make_unique<VolumeSubject>(host, files, id_, plan);
+}
+
+}  // namespace holdfast::sim
