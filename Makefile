@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: Apache-2.0
+#
+# A thin front door: each target installs the Debian packages that it needs, builds, and runs one
+# thing. The real build is CMake's (CMakePresets.json); docs/HACKING.md says how to use it directly.
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+
+PREFIX ?= /usr/local
+DESTDIR ?=
+JOBS ?= $(shell nproc)
+BUILD_DIR ?= build/release
+ASAN_DIR ?= build/asan
+FUZZ_DIR ?= build/fuzz
+SOAK_SECONDS ?= 3600
+FUZZ_SECONDS ?= 60
+
+# Tests run two at a time whatever the number of cores: they measure and kill things.
+CTEST := ctest --output-on-failure --no-tests=error -j 2
+
+.PHONY: help demo test bench soak fuzz format install build asan clean
+
+help:
+	@echo 'Holdfast: virtual disks for KVM. Targets:'
+	@echo
+	@echo '  make demo      a Linux guest on a Holdfast volume, its daemon killed while it writes'
+	@echo '  make test      all tests; ends with the summary of ctest'
+	@echo '  make bench     Holdfast beside qemu-storage-daemon and nbdkit, in one run'
+	@echo '  make soak      the simulator on fresh seeds for SOAK_SECONDS ($(SOAK_SECONDS))'
+	@echo '  make fuzz      every fuzz target for FUZZ_SECONDS ($(FUZZ_SECONDS)) each'
+	@echo '  make build     release build in $(BUILD_DIR)'
+	@echo '  make install   into DESTDIR ("$(DESTDIR)") PREFIX ($(PREFIX))'
+	@echo '  make format    clang-format over the sources'
+	@echo '  make clean     removes build/'
+	@echo
+	@echo 'Packages that are missing are installed with apt-get (as root, or through sudo).'
+
+build:
+	@tools/install_packages build
+	@cmake --preset release -B $(BUILD_DIR) $(CMAKE_ARGUMENTS)
+	@cmake --build $(BUILD_DIR) -j $(JOBS) --target holdfastd holdfast
+
+demo: build
+	@tools/install_packages demo
+	@demo/demo.py --bin-dir $(BUILD_DIR)/bin
+
+# Sanitizers first: the last thing printed is the summary of the full run.
+test:
+	@tools/install_packages build test
+	cmake --preset release -B $(BUILD_DIR) $(CMAKE_ARGUMENTS)
+	cmake --build $(BUILD_DIR) -j $(JOBS)
+	cmake --preset asan -B $(ASAN_DIR) $(CMAKE_ARGUMENTS)
+	cmake --build $(ASAN_DIR) -j $(JOBS)
+	$(CTEST) --test-dir $(ASAN_DIR) -L 'unit|fuzz|sanitized'
+	$(CTEST) --test-dir $(BUILD_DIR)
+
+bench: build
+	@tools/install_packages bench
+	@bench/run.py --bin-dir $(BUILD_DIR)/bin $(BENCH_ARGUMENTS)
+
+soak:
+	@tools/install_packages build
+	@cmake --preset release -B $(BUILD_DIR) $(CMAKE_ARGUMENTS)
+	@cmake --build $(BUILD_DIR) -j $(JOBS) --target holdfast-sim
+	$(BUILD_DIR)/bin/holdfast-sim --seconds $(SOAK_SECONDS)
+
+fuzz:
+	@tools/install_packages build fuzz
+	@cmake --preset fuzz -B $(FUZZ_DIR) $(CMAKE_ARGUMENTS)
+	@cmake --build $(FUZZ_DIR) -j $(JOBS)
+	@tools/run_fuzzers $(FUZZ_DIR) $(FUZZ_SECONDS)
+
+# Builds only what is missing, so that `make build && sudo make install` compiles nothing as root.
+# The prefix is known to the build as well: the systemd unit names the daemon by its full path.
+install:
+	@test -x $(BUILD_DIR)/bin/holdfastd || $(MAKE) build
+	cmake -B $(BUILD_DIR) -DCMAKE_INSTALL_PREFIX='$(PREFIX)' >/dev/null
+	DESTDIR='$(DESTDIR)' cmake --install $(BUILD_DIR)
+
+format:
+	@tools/install_packages format
+	find src sim fuzz bench tests -name '*.h' -o -name '*.cc' | xargs clang-format -i
+
+clean:
+	rm -rf build

@@ -1,0 +1,242 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""A second implementation of the encoders, written from docs/format.md alone.
+
+  golden_formats.py            compares src/format/testdata/*.hex with what this program makes, and
+                               reads the golden pools there with tools/read_pool.py
+  golden_formats.py --write    writes them (only for a new format version: old bytes never change)
+  golden_formats.py --seeds    writes the seeds of the fuzz targets (fuzz/corpus) for stored blocks
+
+The unit tests of src/format hold the C++ encoders and decoders to the same files. A line of a file
+is the offset of 16 bytes and the bytes; lines of zeros are left out."""
+
+import struct
+import sys
+import tempfile
+from pathlib import Path
+
+BLOCK = 4096
+SOURCE = Path(__file__).resolve().parent.parent
+TESTDATA = SOURCE / "src" / "format" / "testdata"
+CORPUS = SOURCE / "fuzz" / "corpus"
+VOLUME = bytes.fromhex("fedcba98765442108123456789abcdef")
+PARENT = bytes.fromhex("00112233445546778899aabbccddeeff")
+
+
+def crc32c_table():
+    table = []
+    for value in range(256):
+        for _ in range(8):
+            value = (value >> 1) ^ (0x82F63B78 if value & 1 else 0)
+        table.append(value)
+    return table
+
+
+TABLE = crc32c_table()
+
+
+def crc32c(data):
+    crc = 0xFFFFFFFF
+    for byte in data:
+        crc = (crc >> 8) ^ TABLE[(crc ^ byte) & 0xFF]
+    return crc ^ 0xFFFFFFFF
+
+
+assert crc32c(b"123456789") == 0xE3069283  # RFC 3720
+
+
+def sealed(magic, body):
+    body = body.ljust(BLOCK - 8, b"\0")
+    return magic + struct.pack("<I", crc32c(body)) + body
+
+
+def location(segment, block):
+    return segment << 24 | block
+
+
+def payload_block(number):
+    return bytes((number * 7 + i) & 0xFF for i in range(BLOCK))
+
+
+def record():
+    extents = [(0x1000, 3, 1), (0x2000, 0x10000, 2), (1, 5, 3), ((1 << 33) - 1, 1, 1)]
+    body = struct.pack("<HBBI", 1, 1, 0, 4) + VOLUME
+    body += struct.pack("<QQIIQ", 0x0102, 0x0304050607, 0x0A0B, len(extents), 0x1112131415161718)
+    body += struct.pack("<Q", 0x1112131415160000)  # durable
+    for first, count, kind in extents:
+        body += struct.pack("<QIBBBB", first, count, kind, 0, 0, 0)
+    checksums = b"".join(struct.pack("<I", crc32c(payload_block(i))) for i in reversed(range(4)))
+    return sealed(b"HFRC", body.ljust(BLOCK - 8 - len(checksums), b"\0") + checksums)
+
+
+def page(array, level, epoch, segment, block, index, entries):
+    body = struct.pack("<HBBI", 1, array, level, 0) + VOLUME
+    body += struct.pack("<QQIIQ", epoch, segment, block, 0, index)
+    return sealed(b"HFPG", body + entries)
+
+
+def spread(slots, bytes_each):
+    out = bytearray(BLOCK - 64)
+    for slot, data in slots.items():
+        out[slot * bytes_each:slot * bytes_each + len(data)] = data
+    return bytes(out)
+
+
+def map_leaf():
+    entries = {
+        1: struct.pack("<QI", 1, 0),
+        2: struct.pack("<QI", location(7, 9), 0xDEADBEEF),
+        335: struct.pack("<QI", location((1 << 40) - 1, (1 << 24) - 1), 1),
+    }
+    return page(1, 0, 3, 4, 5, 0x0102030405, spread(entries, 12))
+
+
+def map_inner():
+    children = {0: struct.pack("<Q", location(3, 4)), 503: struct.pack("<Q", location(5, 6))}
+    return page(1, 2, 8, 9, 10, 11, spread(children, 8))
+
+
+def segment_leaf():
+    # epoch, owner, live, used, stream, state
+    entries = {
+        1: struct.pack("<QIIIBB", 1, 0, 10, 256, 1, 2),
+        2: struct.pack("<QIIIBB", 0x0102030405060708, 0, 1 << 24, 0, 2, 1),
+        125: struct.pack("<QIIIBB", 2, 0, 0, 1 << 24, 1, 1),
+    }
+    return page(2, 0, 12, 13, 14, 15, spread(entries, 32))
+
+
+def root():
+    body = struct.pack("<HBBI", 1, 4, 0, 0) + VOLUME
+    body += struct.pack("<QQ", 0x1112, 0x1314)                        # epoch, number
+    body += struct.pack("<QQ", 20 << 30, 32 << 20)                    # size, segment bytes
+    body += struct.pack("<QQ", location(0x21, 0x22), location(0x23, 0x24))
+    body += struct.pack("<QQII", 0x3132333435, 0x25, 0x26, 0)         # the log's position
+    body += struct.pack("<QQ", 0x4142, 0)                             # next segment, features
+    body += PARENT + struct.pack("<QI", 0x27, 0x2000)                 # the page segment
+    return sealed(b"HFRT", body)
+
+
+def pool_record():
+    body = struct.pack("<II", 1, 0) + PARENT
+    body += struct.pack("<QQQQQ", 32 << 20, 0x0102030405, 0x8000000000000001, 0, 0)
+    return sealed(b"HFPL", body)
+
+
+def volume_record():
+    body = struct.pack("<II", 1, 1) + VOLUME + struct.pack("<Q", 0x66554433)
+    return sealed(b"HFVL", body + b"vm-1.disk_0".ljust(64, b"\0"))
+
+
+def changed(data, offset, value):
+    return data[:offset] + value + data[offset + len(value):]
+
+
+def write_seeds():
+    """A byte of flags (1: make the checksum right), then the block without the zeros at its end."""
+    seeds = {
+        "record": {"golden": (0, record()), "resealed": (1, record()),
+                   "two_extents": (1, changed(record(), 52, b"\2")),
+                   "other_version": (1, changed(record(), 8, b"\2"))},
+        "page": {"map_leaf": (1, map_leaf()), "map_inner": (1, map_inner()),
+                 "segment_leaf": (1, segment_leaf()), "golden": (0, map_leaf()),
+                 "empty": (1, page(1, 0, 3, 4, 5, 6, b""))},
+        "root": {"golden": (0, root()), "resealed": (1, root()),
+                 "feature": (1, changed(root(), 112, b"\1")),
+                 "size": (1, changed(root(), 48, b"\1"))},
+        "pool_record": {"golden": (0, pool_record()), "resealed": (1, pool_record()),
+                        "features": (1, changed(pool_record(), 64, b"\3\0\1")),
+                        "newer": (1, changed(pool_record(), 8, b"\2"))},
+        "volume_record": {"golden": (0, volume_record()), "resealed": (1, volume_record()),
+                          "behind_name": (1, changed(volume_record(), 60, b"x"))},
+    }
+    for target, inputs in seeds.items():
+        folder = CORPUS / target
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, (flags, data) in inputs.items():
+            (folder / name).write_bytes(bytes([flags]) + data.rstrip(b"\0"))
+    texts = ["0", "512", "20G", "1.5T", "64MiB", "16384P", "18446744073709551615", "0.000001K",
+             "1.", ".5G", "-1", "1.5", "20 G", "1e3", "7Kb", "999999999999999999999"]
+    folder = CORPUS / "parse_bytes"
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, text in enumerate(texts):
+        (folder / f"text_{number:02}").write_text(text)
+
+
+def dump(data):
+    lines = []
+    for offset in range(0, len(data), 16):
+        piece = data[offset:offset + 16]
+        if any(piece):
+            lines.append(f"{offset:04x}: {piece.hex()}\n")
+    return "".join(lines)
+
+
+def unpack(dump, pool):
+    """src/volume/golden_pool_test.cc says how a dump is written."""
+    for line in dump.read_text().splitlines():
+        if line.startswith("file "):
+            path = pool / line[5:]
+            path.parent.mkdir(parents=True, exist_ok=True)
+            content, last = bytearray(), b""
+        elif line != "*":
+            offset = int(line[:8], 16)
+            content += last * ((offset - len(content)) // 16)
+            assert len(content) == offset, line
+            last = bytes.fromhex(line[10:])
+            content += last
+            if not last:
+                path.write_bytes(content)
+
+
+def golden_content():
+    """What Script in src/volume/golden_pool_test.cc leaves: {block: bytes}."""
+    def pattern(block, version):
+        return (b"HOLD" + struct.pack("<IQ", version, block)) * (BLOCK // 16)
+
+    blocks = {n: pattern(n, 1) for n in [*range(40), 335, 337, 5000, 9000, 9001]}
+    blocks |= {5: pattern(5, 2), 6: pattern(6, 3), 10239: pattern(10239, 4)}
+    for gone in (10, 11, 12, 20, 21, 30, 31):
+        del blocks[gone]
+    blocks[100] = (b"\0" * 512 + b"\xab" * 488 + b"\xcd" * 100 + b"\xab" * 412).ljust(BLOCK, b"\0")
+    return blocks
+
+
+def check_pool(dump, replays):
+    from read_pool import Volume
+    with tempfile.TemporaryDirectory() as directory:
+        unpack(dump, Path(directory))
+        volume = Volume(next((Path(directory) / "volumes").iterdir()))
+        image = Path(directory) / "image"
+        damaged = volume.write_to(image)
+        content = image.read_bytes()
+    expected = bytearray(10240 * BLOCK)
+    for number, data in golden_content().items():
+        expected[number * BLOCK:(number + 1) * BLOCK] = data
+    return not damaged and content == expected and (volume.replayed != 0) == replays
+
+
+def main():
+    if sys.argv[1:] == ["--seeds"]:
+        write_seeds()
+        return 0
+    files = {"record": record(), "page_map_leaf": map_leaf(), "page_map_inner": map_inner(),
+             "page_segment_leaf": segment_leaf(), "root": root()}
+    bad = 0
+    for name, data in files.items():
+        assert len(data) == BLOCK
+        path = TESTDATA / f"{name}.hex"
+        if sys.argv[1:] == ["--write"]:
+            path.write_text(dump(data))
+        elif not path.exists() or path.read_text() != dump(data):
+            print(f"{path}: differs from what docs/format.md describes", file=sys.stderr)
+            bad += 1
+    for name, replays in (("pool_v1_closed", False), ("pool_v1_killed", True)):
+        if not check_pool(TESTDATA / f"{name}.dump", replays):
+            print(f"{name}: docs/format.md does not lead to its content", file=sys.stderr)
+            bad += 1
+    return 1 if bad else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

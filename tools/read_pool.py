@@ -1,0 +1,202 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""A second implementation of the reader, written from docs/format.md alone. Writes nothing.
+
+  read_pool.py POOL_DIRECTORY              lists the volumes
+  read_pool.py POOL_DIRECTORY UUID FILE    writes a volume's content to FILE, sparse
+
+Of a volume that a daemon has open it sees what recovery would see at that moment. It keeps the map
+in memory and computes CRCs in Python: for golden pools and for emergencies, not for speed. Blocks
+that fail their check are named and left out; the exit status is then 1."""
+
+import re
+import struct
+import sys
+from pathlib import Path
+
+from golden_formats import BLOCK, crc32c
+
+NUMBERED = re.compile(r"(root|seg)-([0-9a-f]{16})-([0-9a-f]{16})$")
+HOLE, ZERO = 0, 1
+MAP, TABLE = 1, 2
+LEVELS = 4
+
+
+class Damaged(Exception):
+    pass
+
+
+def unsealed(block, magic):
+    """The block when its seal is right, else None."""
+    if len(block) != BLOCK or block[:4] != magic:
+        return None
+    return block if struct.unpack_from("<I", block, 4)[0] == crc32c(block[8:]) else None
+
+
+class Volume:
+    def __init__(self, directory):
+        self.directory = Path(directory)
+        self.id = bytes.fromhex(self.directory.name.replace("-", ""))
+        self.segments = {}  # number -> (epoch, path)
+        roots = []
+        for path in self.directory.iterdir():
+            match = NUMBERED.fullmatch(path.name)
+            if match and match[1] == "root":
+                roots.append((int(match[2], 16), int(match[3], 16), path))
+            elif match:
+                self.segments[int(match[3], 16)] = (int(match[2], 16), path)
+        self.files = {}
+        self.replayed = 0
+        self.root = self.newest_root(sorted(roots, reverse=True))
+        self.table = dict(self.leaf_entries(TABLE, self.root["table"]))
+        self.map = dict(self.leaf_entries(MAP, self.root["map"]))
+        self.replay()
+
+    def newest_root(self, roots):
+        for epoch, number, path in roots:
+            block = unsealed(path.read_bytes(), b"HFRT")
+            if block is None:
+                continue
+            version, levels = struct.unpack_from("<HB", block, 8)
+            fields = struct.unpack_from("<QQQQQQQQIIQQ", block, 32)
+            if version != 1 or levels != LEVELS or fields[11] != 0:
+                raise Damaged("the root is of another version or has unknown features")
+            if block[16:32] != self.id or fields[:2] != (epoch, number):
+                continue
+            names = ("epoch", "number", "size", "segment_bytes", "map", "table", "sequence",
+                     "segment", "block")
+            return dict(zip(names, fields))
+        raise Damaged("no intact root")
+
+    def read(self, segment, block, count=1):
+        if segment not in self.files:
+            if segment not in self.segments:
+                raise Damaged(f"segment {segment} is missing")
+            self.files[segment] = self.segments[segment][1].open("rb")
+        file = self.files[segment]
+        file.seek(block * BLOCK)
+        return file.read(count * BLOCK)
+
+    def leaf_entries(self, array, top):
+        """(number, entry) of every entry that is not zero, below the page at `top`."""
+        pages = [(LEVELS - 1, 0, top)] if top != HOLE else []
+        size, form = (12, "<QI") if array == MAP else (32, "<QIIIBB")
+        per_page = 336 if array == MAP else 126
+        while pages:
+            level, index, place = pages.pop()
+            segment, block = place >> 24, place & 0xFFFFFF
+            page = unsealed(self.read(segment, block), b"HFPG")
+            head = struct.pack("<HBBI", 1, array, level, 0) + self.id
+            head += struct.pack("<QQIIQ", self.segments[segment][0], segment, block, 0, index)
+            if page is None or page[8:64] != head:
+                raise Damaged(f"page {index} of level {level} in segment {segment} is damaged")
+            if level == 0:
+                for slot in range(per_page):
+                    entry = struct.unpack_from(form, page, 64 + slot * size)
+                    if any(entry):
+                        yield index * per_page + slot, entry
+                continue
+            for slot, child in enumerate(struct.unpack_from("<504Q", page, 64)):
+                if child != HOLE:
+                    pages.append((level - 1, index * 504 + slot, child))
+
+    def record(self, segment, block):
+        """(sequence, payload blocks, extents, checksums) of an intact record, or None."""
+        header = unsealed(self.read(segment, block), b"HFRC")
+        if header is None:
+            return None
+        version, kind, _, payload_blocks = struct.unpack_from("<HBBI", header, 8)
+        place = struct.unpack_from("<QQI", header, 32)
+        count, sequence = struct.unpack_from("<IQ", header, 52)
+        if (version, kind) != (1, 1) or header[16:32] != self.id:
+            return None
+        if place != (self.segments[segment][0], segment, block):
+            return None
+        checksums = [struct.unpack_from("<I", header, BLOCK - 4 * (i + 1))[0]
+                     for i in range(payload_blocks)]
+        payload = self.read(segment, block + 1, payload_blocks)
+        for i, checksum in enumerate(checksums):
+            if crc32c(payload[i * BLOCK:(i + 1) * BLOCK]) != checksum:
+                return None
+        extents = [struct.unpack_from("<QIB", header, 72 + 16 * i) for i in range(count)]
+        return sequence, payload_blocks, extents, checksums
+
+    def replay(self):
+        found = {}  # sequence -> (segment, block, record): the latest segment's copy
+        for number in sorted(self.segments):
+            if self.segments[number][0] != self.root["epoch"]:
+                continue
+            entry = self.table.get(number)
+            block = 0
+            if number == self.root["segment"]:
+                block = self.root["block"]
+            elif number < self.root["segment"]:
+                continue
+            elif entry is not None and (entry[4] == 2 or (self.root["segment"] == 0
+                                                          and entry[5] == 2)):
+                continue
+            expected = None
+            while block < self.root["segment_bytes"] // BLOCK:
+                record = self.record(number, block)
+                if record is None or expected not in (None, record[0]):
+                    break
+                found[record[0]] = (number, block, record)
+                expected = record[0] + 1
+                block += 1 + record[1]
+        sequence = self.root["sequence"]
+        while sequence in found:
+            self.apply(*found[sequence])
+            sequence += 1
+            self.replayed += 1
+
+    def apply(self, segment, block, record):
+        payload = 0
+        for first, count, kind in record[2]:
+            for number in range(first, first + count):
+                if kind == 1:
+                    self.map[number] = (segment << 24 | (block + 1 + payload), record[3][payload])
+                    payload += 1
+                else:
+                    self.map[number] = (HOLE if kind == 2 else ZERO, 0)
+
+    def write_to(self, path):
+        damaged = []
+        with open(path, "wb") as out:
+            out.truncate(self.root["size"])
+            for number, (place, checksum) in sorted(self.map.items()):
+                if place in (HOLE, ZERO) or number * BLOCK >= self.root["size"]:
+                    continue
+                data = self.read(place >> 24, place & 0xFFFFFF)
+                if len(data) != BLOCK or crc32c(data) != checksum:
+                    damaged.append(number)
+                    continue
+                out.seek(number * BLOCK)
+                out.write(data[:self.root["size"] - number * BLOCK])
+        return damaged
+
+
+def main():
+    if len(sys.argv) not in (2, 4):
+        print(__doc__, file=sys.stderr)
+        return 2
+    pool = Path(sys.argv[1])
+    if len(sys.argv) == 2:
+        for directory in sorted((pool / "volumes").iterdir()):
+            record = directory / "volume"
+            block = unsealed(record.read_bytes(), b"HFVL") if record.exists() else None
+            if block is not None and not directory.name.startswith("."):
+                print(directory.name, block[40:104].rstrip(b"\0").decode("ascii", "replace"))
+        return 0
+    try:
+        volume = Volume(pool / "volumes" / sys.argv[2])
+        damaged = volume.write_to(sys.argv[3])
+    except (Damaged, OSError) as error:
+        print(f"read_pool.py: cannot read volume {sys.argv[2]}: {error}", file=sys.stderr)
+        return 1
+    for number in damaged:
+        print(f"read_pool.py: block {number} is damaged and left out", file=sys.stderr)
+    return 1 if damaged else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
