@@ -68,7 +68,7 @@ soak:
 fuzz:
 	@tools/install_packages build fuzz
 	@cmake --preset fuzz -B $(FUZZ_DIR) $(CMAKE_ARGUMENTS)
-	@cmake --build $(FUZZ_DIR) -j $(JOBS)
+	@cmake --build $(FUZZ_DIR) -j $(JOBS) --target fuzz/all
 	@tools/run_fuzzers $(FUZZ_DIR) $(FUZZ_SECONDS)
 
 # Builds only what is missing, so that `make build && sudo make install` compiles nothing as root.

@@ -45,7 +45,9 @@ class SimPoolHarness final : public PoolHarness {
   std::unique_ptr<Pool> pool_;
 };
 
-std::unique_ptr<PoolHarness> make_harness() { return std::make_unique<SimPoolHarness>(); }
+std::unique_ptr<PoolHarness> make_harness() {
+  return std::make_unique<SimPoolHarness>();
+}
 
 }  // namespace
 
@@ -167,9 +169,8 @@ TEST(DirPoolCrash, APoolIsThereOrCanBeCreatedAgain) {
 TEST(DirPoolCrash, AVolumeIsCreatedWhollyOrNotAtAll) {
   at_every_completion([](std::uint64_t k, bool power, std::uint64_t seed) {
     PoolCrash test(seed);
-    const bool done =
-        test.crash_in(test.pool->create_volume(test.record(), test.root(0), test.root_bytes(0)), k,
-                      power);
+    const bool done = test.crash_in(
+        test.pool->create_volume(test.record(), test.root(0), test.root_bytes(0)), k, power);
     test.reopen();
     const std::size_t count = test.volume_count();
     EXPECT_TRUE(count == 1 || (count == 0 && !done)) << count;

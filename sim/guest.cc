@@ -12,22 +12,32 @@ constexpr std::uint32_t kVerifyDepth = 4;
 
 const char* operation_name(BlockOperation operation) {
   switch (operation) {
-    case BlockOperation::read: return "read";
-    case BlockOperation::write: return "write";
-    case BlockOperation::flush: return "flush";
-    case BlockOperation::discard: return "discard";
-    case BlockOperation::write_zeroes: return "write zeroes";
+    case BlockOperation::read:
+      return "read";
+    case BlockOperation::write:
+      return "write";
+    case BlockOperation::flush:
+      return "flush";
+    case BlockOperation::discard:
+      return "discard";
+    case BlockOperation::write_zeroes:
+      return "write zeroes";
   }
   return "?";
 }
 
 const char* status_name(BlockStatus status) {
   switch (status) {
-    case BlockStatus::ok: return "ok";
-    case BlockStatus::out_of_range: return "out of range";
-    case BlockStatus::read_only: return "read only";
-    case BlockStatus::medium_error: return "medium error";
-    case BlockStatus::shutting_down: return "shutting down";
+    case BlockStatus::ok:
+      return "ok";
+    case BlockStatus::out_of_range:
+      return "out of range";
+    case BlockStatus::read_only:
+      return "read only";
+    case BlockStatus::medium_error:
+      return "medium error";
+    case BlockStatus::shutting_down:
+      return "shutting down";
   }
   return "?";
 }
@@ -39,9 +49,12 @@ bool is_write(BlockOperation operation) {
 
 WriteKind kind_of(BlockOperation operation) {
   switch (operation) {
-    case BlockOperation::discard: return WriteKind::discard;
-    case BlockOperation::write_zeroes: return WriteKind::zeros;
-    default: return WriteKind::data;
+    case BlockOperation::discard:
+      return WriteKind::discard;
+    case BlockOperation::write_zeroes:
+      return WriteKind::zeros;
+    default:
+      return WriteKind::data;
   }
 }
 
@@ -96,10 +109,14 @@ void Guest::go_on() {
 
 Guest::Choice Guest::choose() {
   const std::pair<Choice, std::uint32_t> weights[] = {
-      {Choice::read, plan_.read_weight},       {Choice::write, plan_.write_weight},
-      {Choice::flush, plan_.flush_weight},     {Choice::discard, plan_.discard_weight},
-      {Choice::zeroes, plan_.zeroes_weight},   {Choice::status, plan_.status_weight},
-      {Choice::checkpoint, plan_.checkpoint_weight}, {Choice::resize, plan_.resize_weight},
+      {Choice::read, plan_.read_weight},
+      {Choice::write, plan_.write_weight},
+      {Choice::flush, plan_.flush_weight},
+      {Choice::discard, plan_.discard_weight},
+      {Choice::zeroes, plan_.zeroes_weight},
+      {Choice::status, plan_.status_weight},
+      {Choice::checkpoint, plan_.checkpoint_weight},
+      {Choice::resize, plan_.resize_weight},
   };
   std::uint64_t total = 0;
   for (const auto& [choice, weight] : weights) total += weight;
@@ -140,11 +157,21 @@ void Guest::issue() {
   }
   pick_range(slot.request);
   switch (choice) {
-    case Choice::read: submit(slot, BlockOperation::read); break;
-    case Choice::flush: submit(slot, BlockOperation::flush); break;
-    case Choice::discard: submit(slot, BlockOperation::discard); break;
-    case Choice::zeroes: submit(slot, BlockOperation::write_zeroes); break;
-    default: submit(slot, BlockOperation::write); break;
+    case Choice::read:
+      submit(slot, BlockOperation::read);
+      break;
+    case Choice::flush:
+      submit(slot, BlockOperation::flush);
+      break;
+    case Choice::discard:
+      submit(slot, BlockOperation::discard);
+      break;
+    case Choice::zeroes:
+      submit(slot, BlockOperation::write_zeroes);
+      break;
+    default:
+      submit(slot, BlockOperation::write);
+      break;
   }
 }
 
@@ -165,7 +192,8 @@ void Guest::pick_range(BlockRequest& request) {
   // Whole blocks are the common case at every alignment.
   const std::uint64_t length_unit = prng_.chance(0.5) ? kBlockBytes : unit;
   std::uint64_t length =
-      std::max<std::uint64_t>(prng_.between(1, std::max<std::uint64_t>(length_max / length_unit, 1)), 1) *
+      std::max<std::uint64_t>(
+          prng_.between(1, std::max<std::uint64_t>(length_max / length_unit, 1)), 1) *
       length_unit;
   const std::uint64_t region =
       plan_.hot_bytes != 0 && prng_.chance(0.8) ? plan_.hot_bytes : usable_bytes_;
@@ -290,17 +318,19 @@ void Guest::check_answer(Slot& slot, BlockStatus status) {
   const BlockRequest& request = slot.request;
   const bool is_ok = status == BlockStatus::ok;
   if (!is_acceptable(slot, status)) {
-    scheduler_.fail("errors", std::string("answered \"") + status_name(status) + "\": " +
-                                  describe(slot) +
-                                  (plan_.rot ? "" : " (no medium error was injected, and storage "
-                                                    "faults must be held)"));
+    scheduler_.fail("errors", std::string("answered \"") + status_name(status) +
+                                  "\": " + describe(slot) +
+                                  (plan_.rot ? ""
+                                             : " (no medium error was injected, and storage "
+                                               "faults must be held)"));
   }
   if (slot.write != 0) {
     model_.end_write(slot.write, is_ok);
   } else if (request.operation == BlockOperation::flush) {
     if (is_ok) model_.end_flush(slot.flush_covers);
   } else if (request.operation == BlockOperation::read) {
-    if (is_ok) model_.check_read(slot.token, request.offset_bytes, {slot.data, request.length_bytes});
+    if (is_ok)
+      model_.check_read(slot.token, request.offset_bytes, {slot.data, request.length_bytes});
     model_.end_read(slot.token);
   }
 }
@@ -434,8 +464,8 @@ Task<void> Guest::do_resize(std::uint64_t size_bytes) {
 
 std::string Guest::describe(const Slot& slot) const {
   const BlockRequest& request = slot.request;
-  std::string text = "request " + std::to_string(slot.number) + ": " +
-                     operation_name(request.operation);
+  std::string text =
+      "request " + std::to_string(slot.number) + ": " + operation_name(request.operation);
   if (request.force_unit_access) text += " with FUA";
   if (request.operation != BlockOperation::flush) {
     text += " of " + std::to_string(request.length_bytes) + " bytes at " +

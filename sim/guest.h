@@ -99,9 +99,11 @@ class Guest {
   void go_on();
   void verify_some();
   void verified_part(Slot& slot, BlockStatus status);
-  Task<void> ask_status(std::uint64_t offset_bytes, std::uint64_t length_bytes, std::size_t extents);
-  void check_extents(std::uint64_t offset_bytes, std::uint64_t length_bytes, std::size_t extents_max,
-                     const std::vector<BlockExtent>& extents, VolumeModel::Token token);
+  Task<void> ask_status(std::uint64_t offset_bytes, std::uint64_t length_bytes,
+                        std::size_t extents);
+  void check_extents(std::uint64_t offset_bytes, std::uint64_t length_bytes,
+                     std::size_t extents_max, const std::vector<BlockExtent>& extents,
+                     VolumeModel::Token token);
   Task<void> do_checkpoint();
   Task<void> do_resize(std::uint64_t size_bytes);
   bool reaches_beyond(std::uint64_t size_bytes) const;

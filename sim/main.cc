@@ -3,6 +3,7 @@
 // holdfast-sim: runs volumes on a faulty storage in virtual time, seed after seed, and says which
 // invariant broke. docs/HACKING.md shows its use.
 #include <fcntl.h>
+#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -99,9 +100,10 @@ void on_fatal_signal(int signal) {
   const auto say = [](const char* text) {
     if (::write(STDOUT_FILENO, text, std::strlen(text)) < 0) return;
   };
-  say(signal == SIGALRM ? "VIOLATION: the run spins without end\n"
-                        : "VIOLATION: the program aborted (an assertion's line is above)\nreplay: ");
-  if (signal == SIGALRM) say("replay: ");
+  say(signal == SIGALRM   ? "VIOLATION: the run spins without end\n"
+      : signal == SIGABRT ? "VIOLATION: an assertion failed (its line is above)\n"
+                          : "VIOLATION: the program crashed (a wild pointer)\n");
+  say("replay: ");
   say(current_run);
   say("\n");
   std::_Exit(1);
@@ -250,6 +252,7 @@ Totals work_in_processes(const Options& options) {
     const pid_t pid = ::fork();
     if (pid < 0) std::perror("fork"), std::exit(1);
     if (pid == 0) {
+      ::prctl(PR_SET_PDEATHSIG, SIGKILL);  // whoever stops the parent stops the work
       ::close(ends[0]);
       const Totals totals = work(options, i);
       std::fflush(stdout);
@@ -266,6 +269,10 @@ Totals work_in_processes(const Options& options) {
     ::close(worker.pipe);
     int status = 0;
     ::waitpid(worker.pid, &status, 0);
+    if (WIFSIGNALED(status)) {
+      std::printf("a worker was killed by signal %d (%s)\n", WTERMSIG(status),
+                  ::strsignal(WTERMSIG(status)));
+    }
     if (!WIFEXITED(status) || WEXITSTATUS(status) != 0) ++totals.failures;
   }
   return totals;
@@ -346,9 +353,11 @@ Options parse(int argc, char** argv) {
     }
   }
   if (options.seconds != 0 && !has_first) {
-    options.first = static_cast<std::uint64_t>(
-        std::chrono::duration_cast<std::chrono::seconds>(
-            std::chrono::system_clock::now().time_since_epoch()).count()) * 1'000'000;
+    options.first =
+        static_cast<std::uint64_t>(std::chrono::duration_cast<std::chrono::seconds>(
+                                       std::chrono::system_clock::now().time_since_epoch())
+                                       .count()) *
+        1'000'000;
     std::printf("seeds from %llu on\n", static_cast<unsigned long long>(options.first));
   }
   if (count != 0) options.last = options.first + count - 1;
@@ -362,8 +371,17 @@ Options parse(int argc, char** argv) {
 
 int run(int argc, char** argv) {
   const Options options = parse(argc, argv);
+  // On a stack of its own: the fault may be that the other one is used up.
+  static char handler_stack[64 * 1024];
+  stack_t stack{};
+  stack.ss_sp = handler_stack;
+  stack.ss_size = sizeof handler_stack;
+  ::sigaltstack(&stack, nullptr);
+  struct sigaction action {};
+  action.sa_handler = on_fatal_signal;
+  action.sa_flags = SA_ONSTACK;
   for (const int signal : {SIGABRT, SIGSEGV, SIGBUS, SIGFPE, SIGALRM}) {
-    std::signal(signal, on_fatal_signal);
+    ::sigaction(signal, &action, nullptr);
   }
   std::setvbuf(stdout, nullptr, _IOLBF, 1 << 16);  // an abort loses no line of a trace
   const double start = now_seconds();
@@ -377,8 +395,7 @@ int run(int argc, char** argv) {
       static_cast<unsigned long long>(totals.power_losses),
       static_cast<unsigned long long>(totals.injected_errors),
       static_cast<unsigned long long>(totals.checked_sectors), totals.virtual_seconds,
-      now_seconds() - start,
-      totals.failures == 0 ? "all invariants held" : "an invariant BROKE");
+      now_seconds() - start, totals.failures == 0 ? "all invariants held" : "an invariant BROKE");
   if (options.expect_violation) return totals.failures != 0 ? 0 : 1;
   return totals.failures == 0 ? 0 : 1;
 }
@@ -386,4 +403,6 @@ int run(int argc, char** argv) {
 }  // namespace
 }  // namespace holdfast::sim
 
-int main(int argc, char** argv) { return holdfast::sim::run(argc, argv); }
+int main(int argc, char** argv) {
+  return holdfast::sim::run(argc, argv);
+}

@@ -65,7 +65,8 @@ class ReferenceDevice final : public Subject, public BlockDevice {
           answer(request, BlockStatus::ok);
         });
         break;
-      default: start_write(request);
+      default:
+        start_write(request);
     }
   }
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// A block device of a few lines that is right, unless told to be wrong in one way: it proves that the
-// checks of the simulator pass what is right and catch what is wrong.
+// A block device of a few lines that is right, unless told to be wrong in one way: it proves that
+// the checks of the simulator pass what is right and catch what is wrong.
 #pragma once
 
 #include <cstdint>
@@ -24,11 +24,11 @@ enum class ReferenceBug {
   forget_request,        // now and then a request is never answered
   answer_error,          // now and then a request fails
   answer_twice,
-  reorder_answers,       // against the log order
+  reorder_answers,  // against the log order
   zeroes_do_nothing,
-  status_lies,           // a written block is said to be a hole
-  shrink_keeps_data,     // what was cut off is back when the device grows again
-  lose_acknowledged,     // a restart forgets the last acknowledged write
+  status_lies,        // a written block is said to be a hole
+  shrink_keeps_data,  // what was cut off is back when the device grows again
+  lose_acknowledged,  // a restart forgets the last acknowledged write
 };
 
 // What is stored, over the lives of the processes.

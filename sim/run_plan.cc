@@ -16,8 +16,7 @@ void pick_limits(Prng& prng, RunPlan& plan) {
   if (plan.volume_bytes < kMiB) plan.volume_bytes = kMiB;
   plan.volume_bytes_max = plan.volume_bytes;
   plan.page_cache_bytes = prng.pick({kMiB, kMiB, 4 * kMiB, 64 * kMiB});
-  plan.checkpoint_log_bytes =
-      prng.pick({64 * kKiB, 256 * kKiB, kMiB, kMiB, 4 * kMiB, 256 * kMiB});
+  plan.checkpoint_log_bytes = prng.pick({64 * kKiB, 256 * kKiB, kMiB, kMiB, 4 * kMiB, 256 * kMiB});
   plan.checkpoint_idle = prng.pick({Duration(1ms), Duration(20ms), Duration(2s)});
   plan.retained_bytes_max = prng.pick({kMiB, kMiB, 2 * kMiB, 32 * kMiB});
 }
@@ -80,12 +79,18 @@ void pick_faults(Prng& prng, RunPlan& plan) {
 
 const char* end_name(EndKind kind) {
   switch (kind) {
-    case EndKind::close: return "close";
-    case EndKind::busy_close: return "busy close";
-    case EndKind::kill: return "kill";
-    case EndKind::kill_drained: return "kill when drained";
-    case EndKind::power: return "power loss";
-    case EndKind::power_drained: return "power loss when drained";
+    case EndKind::close:
+      return "close";
+    case EndKind::busy_close:
+      return "busy close";
+    case EndKind::kill:
+      return "kill";
+    case EndKind::kill_drained:
+      return "kill when drained";
+    case EndKind::power:
+      return "power loss";
+    case EndKind::power_drained:
+      return "power loss when drained";
   }
   return "?";
 }
@@ -134,19 +139,17 @@ bool RunPlan::has_faults() const {
 }
 
 std::string RunPlan::describe() const {
-  std::string text = "volume " + format_bytes(volume_bytes) + (thick ? " thick" : "") +
-                     ", depth " + std::to_string(queue_depth) + ", alignment " +
-                     std::to_string(alignment_bytes) + ", requests up to " +
-                     format_bytes(length_bytes_max) + ", checkpoint every " +
-                     format_bytes(checkpoint_log_bytes) + ", retained up to " +
-                     format_bytes(retained_bytes_max) + ", page cache " +
-                     format_bytes(page_cache_bytes) + "\nweights: read " +
-                     std::to_string(read_weight) + " write " + std::to_string(write_weight) +
-                     " flush " + std::to_string(flush_weight) + " discard " +
-                     std::to_string(discard_weight) + " zeroes " + std::to_string(zeroes_weight) +
-                     " status " + std::to_string(status_weight) + " checkpoint " +
-                     std::to_string(checkpoint_weight) + " resize " +
-                     std::to_string(resize_weight) + " FUA " + std::to_string(unit_access_chance);
+  std::string text =
+      "volume " + format_bytes(volume_bytes) + (thick ? " thick" : "") + ", depth " +
+      std::to_string(queue_depth) + ", alignment " + std::to_string(alignment_bytes) +
+      ", requests up to " + format_bytes(length_bytes_max) + ", checkpoint every " +
+      format_bytes(checkpoint_log_bytes) + ", retained up to " + format_bytes(retained_bytes_max) +
+      ", page cache " + format_bytes(page_cache_bytes) + "\nweights: read " +
+      std::to_string(read_weight) + " write " + std::to_string(write_weight) + " flush " +
+      std::to_string(flush_weight) + " discard " + std::to_string(discard_weight) + " zeroes " +
+      std::to_string(zeroes_weight) + " status " + std::to_string(status_weight) + " checkpoint " +
+      std::to_string(checkpoint_weight) + " resize " + std::to_string(resize_weight) + " FUA " +
+      std::to_string(unit_access_chance);
   text += "\nerror chances: read " + std::to_string(faults.read_error_chance) + " write " +
           std::to_string(faults.write_error_chance) + " sync " +
           std::to_string(faults.sync_error_chance) + " names " +

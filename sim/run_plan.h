@@ -73,10 +73,11 @@ struct RunPlan {
   double thin_full_chance = 0;
   bool rot = false;
 
-  // A given crash instead of the phases' own: at this completion, counted from the start of the run.
+  // A given crash instead of the phases' own: at this completion, counted from the start of the
+  // run.
   std::optional<std::uint64_t> crash_at_completion;
   CrashKind crash_kind = CrashKind::process;
-  bool crash_after = false;  // right after the completion; else right before
+  bool crash_after = false;                         // right after the completion; else right before
   std::optional<std::uint64_t> second_crash_after;  // so many completions into the recovery
 
   bool has_faults() const;

@@ -16,9 +16,12 @@ constexpr std::uint64_t kSmallFileBytesMax = kMiB;
 
 const char* operation_name(FileOperation operation) {
   switch (operation) {
-    case FileOperation::read: return "read";
-    case FileOperation::write: return "write";
-    case FileOperation::sync_data: return "sync";
+    case FileOperation::read:
+      return "read";
+    case FileOperation::write:
+      return "write";
+    case FileOperation::sync_data:
+      return "sync";
   }
   return "?";
 }
@@ -61,9 +64,9 @@ class SimFile final : public File {
   }
   ~SimFile() override {
     if (file_system_.alive_ && in_flight_ != 0) {
-      file_system_.scheduler_.fail("file lifetime", path_ + " is closed with " +
-                                                        std::to_string(in_flight_) +
-                                                        " requests in flight");
+      file_system_.scheduler_.fail(
+          "file lifetime",
+          path_ + " is closed with " + std::to_string(in_flight_) + " requests in flight");
       file_system_.abandon(*this);
     }
     --inode_->open_count;
@@ -149,7 +152,8 @@ MonotonicTime SimFileSystem::die(bool host_lost) {
       if (host_lost) {
         storage_.write_some(*pending.inode, pending.request->offset_bytes, bytes);
       } else {
-        const Duration delay = prng_.between(Duration(0), prng_.chance(0.2) ? Duration(20s) : Duration(2ms));
+        const Duration delay =
+            prng_.between(Duration(0), prng_.chance(0.2) ? Duration(20s) : Duration(2ms));
         const MonotonicTime time = scheduler_.now() + delay;
         drained_at = std::max(drained_at, time);
         storage_.land_late(pending.inode, pending.request->offset_bytes, std::move(bytes), time);
@@ -161,8 +165,9 @@ MonotonicTime SimFileSystem::die(bool host_lost) {
     storage_.unlock_all_of(host_.number());
   } else {
     // After the last late write: equal times run in the order they were scheduled.
-    scheduler_.schedule(drained_at, nullptr, EventKind::world,
-                        [storage = &storage_, owner = host_.number()] { storage->unlock_all_of(owner); });
+    scheduler_.schedule(
+        drained_at, nullptr, EventKind::world,
+        [storage = &storage_, owner = host_.number()] { storage->unlock_all_of(owner); });
   }
   return drained_at;
 }
@@ -173,7 +178,8 @@ void SimFileSystem::abandon(SimFile& file) {
       ++at;
       continue;
     }
-    if (at->second.request->operation == FileOperation::sync_data) --at->second.inode->syncs_in_flight;
+    if (at->second.request->operation == FileOperation::sync_data)
+      --at->second.inode->syncs_in_flight;
     at = pending_.erase(at);
   }
 }

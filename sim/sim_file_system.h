@@ -33,10 +33,10 @@ struct FaultOptions {
   double read_error_chance = 0;
   double write_error_chance = 0;
   double sync_error_chance = 0;
-  double name_error_chance = 0;        // of opens, renames, listings...
-  double error_after_chance = 0;       // of those: the change was made, and yet an error is reported
-  double write_no_space_chance = 0;    // of writes into preallocated space (thin storage)
-  double lands_early_chance = 0;       // part of a write is visible long before its completion
+  double name_error_chance = 0;      // of opens, renames, listings...
+  double error_after_chance = 0;     // of those: the change was made, and yet an error is reported
+  double write_no_space_chance = 0;  // of writes into preallocated space (thin storage)
+  double lands_early_chance = 0;     // part of a write is visible long before its completion
 };
 
 // The state of the faults, shared by all views of one storage; the driver changes it as time goes.

@@ -31,7 +31,9 @@ class SimHarness final : public FileSystemHarness {
   World world_;
 };
 
-std::unique_ptr<FileSystemHarness> make_harness() { return std::make_unique<SimHarness>(); }
+std::unique_ptr<FileSystemHarness> make_harness() {
+  return std::make_unique<SimHarness>();
+}
 
 }  // namespace
 
@@ -348,7 +350,8 @@ TEST(SimFileSystem, RotChangesWhatIsRead) {
   world.file = world.open("/f", true);
   EXPECT_EQ(world.write(0, 0), 0);
   std::string where;
-  EXPECT_TRUE(world.storage.rot_one_bit([](const std::string&, const sim::Inode&) { return true; }, &where));
+  EXPECT_TRUE(world.storage.rot_one_bit([](const std::string&, const sim::Inode&) { return true; },
+                                        &where));
   AlignedBuffer buffer(4096);
   EXPECT_EQ(world.run(World::io(world.file.get(), FileOperation::read, 0, buffer.span())), 0);
   int changed = 0;

@@ -18,7 +18,9 @@ bool is_zero(const std::byte* bytes, std::size_t count) {
   return std::all_of(bytes, bytes + count, [](std::byte byte) { return byte == std::byte{0}; });
 }
 
-std::uint8_t bit_of(std::size_t sector) { return static_cast<std::uint8_t>(1u << sector); }
+std::uint8_t bit_of(std::size_t sector) {
+  return static_cast<std::uint8_t>(1u << sector);
+}
 
 // The durable version of a sector becomes the visible one.
 void copy_to_durable(SimPage& page, std::size_t sector) {
@@ -171,7 +173,8 @@ Result<void> SimStorage::rename(const std::string& from, const std::string& to) 
   if (source.directory == target.directory) {
     source.directory->unsynced.push_back({{{target.name, replaced}, {source.name, moved}}});
   } else {
-    // One journal transaction over two directories: simplest as durable at once, with all before it.
+    // One journal transaction over two directories: simplest as durable at once, with all before
+    // it.
     source.directory->unsynced.clear();
     target.directory->unsynced.clear();
   }
@@ -327,8 +330,8 @@ void SimStorage::sync_done(Inode& inode, std::uint64_t mark, bool good) {
 void SimStorage::land_late(InodePointer inode, std::uint64_t offset_bytes,
                            std::vector<std::byte> bytes, MonotonicTime time) {
   const std::uint64_t id = next_late_write_++;
-  const EventKey key = scheduler_.schedule(time, nullptr, EventKind::world,
-                                           [this, id] { land(id); });
+  const EventKey key =
+      scheduler_.schedule(time, nullptr, EventKind::world, [this, id] { land(id); });
   late_writes_.emplace(id, LateWrite{std::move(inode), offset_bytes, std::move(bytes), key});
 }
 
@@ -352,9 +355,10 @@ void SimStorage::write_some(Inode& inode, std::uint64_t offset_bytes,
   const bool is_prefix = prng_.chance(0.5);
   const std::size_t sectors = divide_up(bytes.size(), kSectorBytes);
   const std::size_t prefix = share == 1.0 ? sectors : prng_.below(sectors + 1);
-  write(inode, offset_bytes, bytes,
-        [&](std::size_t index) { return is_prefix ? index < prefix : prng_.chance(share); },
-        /*completed=*/false);
+  write(
+      inode, offset_bytes, bytes,
+      [&](std::size_t index) { return is_prefix ? index < prefix : prng_.chance(share); },
+      /*completed=*/false);
 }
 
 void SimStorage::end_write(Inode& inode, std::uint64_t offset_bytes, std::uint64_t length_bytes) {
@@ -382,7 +386,8 @@ void SimStorage::power_loss() {
   undo_names(root_, prng_.pick({0.0, 0.5, 0.9, 1.0}));
   const double keep = prng_.pick({0.0, 0.3, 0.7, 0.95, 1.0});
   walk("", root_, [&](const std::string& path, const InodePointer& inode) {
-    if (!inode->is_directory) lose_data(path, *inode, prng_.chance(0.2) ? prng_.pick({0.0, 1.0}) : keep);
+    if (!inode->is_directory)
+      lose_data(path, *inode, prng_.chance(0.2) ? prng_.pick({0.0, 1.0}) : keep);
   });
 }
 
@@ -433,9 +438,8 @@ void SimStorage::lose_data(const std::string& path, Inode& inode, double keep) {
   }
   inode.durable_size_bytes = inode.size_bytes;
   if (scheduler_.tracing() && kept_count + lost_count != 0) {
-    scheduler_.trace("power loss: " + path + " keeps " +
-                     std::to_string(kept_count) + " and loses " + std::to_string(lost_count) +
-                     " unsynced sectors");
+    scheduler_.trace("power loss: " + path + " keeps " + std::to_string(kept_count) +
+                     " and loses " + std::to_string(lost_count) + " unsynced sectors");
   }
 }
 

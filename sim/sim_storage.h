@@ -4,11 +4,13 @@
 // what would survive a power loss. It outlives every process. Faults of transport (delays, errors,
 // hangs) are sim_file_system's; this file knows durability only:
 //
-//  - Each 512-byte sector written since the last good sync has two versions, the visible one and the
+//  - Each 512-byte sector written since the last good sync has two versions, the visible one and
+//  the
 //    durable one. Power loss picks one of them for each sector, independently.
 //  - A failed sync loses: any sector it should have covered may be marked clean although it is not
 //    durable, and later syncs do not help it ("fsyncgate").
-//  - Names made, renamed and removed since the directory's last sync form a list; power loss keeps a
+//  - Names made, renamed and removed since the directory's last sync form a list; power loss keeps
+//  a
 //    prefix of it and undoes the rest.
 #pragma once
 

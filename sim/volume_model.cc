@@ -13,7 +13,6 @@ namespace holdfast::sim {
 namespace {
 
 constexpr std::size_t kHistoryPruneLength = 6;
-constexpr int kSectorsReported = 6;
 
 // The 8-byte word of a write at an offset that is a multiple of 8: even words name the write, odd
 // ones also the place.
@@ -94,16 +93,19 @@ std::uint32_t VolumeModel::begin_write(WriteKind kind, const BlockRequest& reque
   return number;
 }
 
-// Forgets the writes that nothing can bring back: a later one is durable, and no read is old enough.
+// Forgets the writes that nothing can bring back: a later one is durable, and no read is old
+// enough.
 void VolumeModel::prune(History& history, std::uint64_t sector) {
-  const Token oldest =
-      active_reads_.empty() ? kNever : *std::min_element(active_reads_.begin(), active_reads_.end());
+  const Token oldest = active_reads_.empty()
+                           ? kNever
+                           : *std::min_element(active_reads_.begin(), active_reads_.end());
   const std::uint64_t begin = sector * kSectorBytes;
   std::uint64_t newest = 0;
   for (const std::uint32_t entry : history) {
     const Write& write = write_of(entry);
     if ((entry & kMaybe) == 0 && write.acknowledged_event < oldest && write.high <= durable_ &&
-        covers(write, begin, begin + kSectorBytes) && !is_weak(write, begin, begin + kSectorBytes)) {
+        covers(write, begin, begin + kSectorBytes) &&
+        !is_weak(write, begin, begin + kSectorBytes)) {
       newest = std::max(newest, write.low);
     }
   }
@@ -123,8 +125,8 @@ void VolumeModel::end_write(std::uint32_t number, bool acknowledged) {
   write.acknowledged_event = ++event_;
   if (write.high == kNever) {
     if (write.kind == WriteKind::data) {
-      scheduler_.fail("log order", "acknowledged without a place in the log: " +
-                                       describe_write(number));
+      scheduler_.fail("log order",
+                      "acknowledged without a place in the log: " + describe_write(number));
       return;
     }
     // What is a hole already needs no record: it took effect at some moment between the submission
@@ -137,16 +139,16 @@ void VolumeModel::end_write(std::uint32_t number, bool acknowledged) {
   }
   // One with FUA waits for a sync too, while those behind it need not.
   if (write.high < last_acknowledged_ && !write.force_unit_access) {
-    scheduler_.fail("log order",
-                    "acknowledged after a write that is behind it in the log (order " +
-                        std::to_string(last_acknowledged_) + "): " + describe_write(number));
+    scheduler_.fail("log order", "acknowledged after a write that is behind it in the log (order " +
+                                     std::to_string(last_acknowledged_) +
+                                     "): " + describe_write(number));
   }
   last_acknowledged_ = std::max(last_acknowledged_, write.high);
   if (write.force_unit_access) durable_ = std::max(durable_, write.high);
 }
 
-// The order up to which the log must be durable so that the range of `write`, which found it a hole,
-// certainly stays zeros.
+// The order up to which the log must be durable so that the range of `write`, which found it a
+// hole, certainly stays zeros.
 std::uint64_t VolumeModel::what_made_zeros(const Write& write) const {
   std::uint64_t order = 0;
   for (std::uint64_t begin = round_up(write.offset_bytes, kBlockBytes);
@@ -172,7 +174,9 @@ VolumeModel::Token VolumeModel::begin_read() {
   return event_;
 }
 
-void VolumeModel::end_read(Token token) { std::erase(active_reads_, token); }
+void VolumeModel::end_read(Token token) {
+  std::erase(active_reads_, token);
+}
 
 bool VolumeModel::covers(const Write& write, std::uint64_t begin, std::uint64_t end) const {
   return write.offset_bytes <= begin && end <= write.end_bytes();
@@ -216,32 +220,34 @@ void VolumeModel::for_each_part(std::uint64_t begin, std::uint64_t end, Each eac
   }
 }
 
-// Whether every part of the bytes (of one sector) can come from a write that `may` be there and is not
-// certainly overwritten by one that `must`.
+// Whether every part of the bytes (of one sector) can come from a write that `may` be there and is
+// not certainly overwritten by one that `must`.
 template <typename Must, typename May>
 bool VolumeModel::explains(std::uint64_t offset_bytes, std::span<const std::byte> bytes, Must must,
                            May may) const {
   const History& history = sectors_[offset_bytes / kSectorBytes];
   if (history.empty()) return matches_base(offset_bytes, bytes);
   bool all = true;
-  for_each_part(offset_bytes, offset_bytes + bytes.size(), [&](std::uint64_t begin, std::uint64_t end) {
-    if (!all) return;
-    std::uint64_t newest = 0;
-    for (const std::uint32_t entry : history) {
-      const Write& write = write_of(entry);
-      if ((entry & kMaybe) == 0 && must(write) && covers(write, begin, end) && !is_weak(write, begin, end)) {
-        newest = std::max(newest, write.low);
-      }
-    }
-    const auto part = bytes.subspan(begin - offset_bytes, end - begin);
-    if (newest == 0 && matches_base(begin, part)) return;
-    for (std::size_t i = history.size(); i > 0; --i) {
-      const Write& write = write_of(history[i - 1]);
-      if (write.high < newest || !may(write) || !covers(write, begin, end)) continue;
-      if (matches(history[i - 1] & ~kMaybe, begin, part)) return;
-    }
-    all = false;
-  });
+  for_each_part(offset_bytes, offset_bytes + bytes.size(),
+                [&](std::uint64_t begin, std::uint64_t end) {
+                  if (!all) return;
+                  std::uint64_t newest = 0;
+                  for (const std::uint32_t entry : history) {
+                    const Write& write = write_of(entry);
+                    if ((entry & kMaybe) == 0 && must(write) && covers(write, begin, end) &&
+                        !is_weak(write, begin, end)) {
+                      newest = std::max(newest, write.low);
+                    }
+                  }
+                  const auto part = bytes.subspan(begin - offset_bytes, end - begin);
+                  if (newest == 0 && matches_base(begin, part)) return;
+                  for (std::size_t i = history.size(); i > 0; --i) {
+                    const Write& write = write_of(history[i - 1]);
+                    if (write.high < newest || !may(write) || !covers(write, begin, end)) continue;
+                    if (matches(history[i - 1] & ~kMaybe, begin, part)) return;
+                  }
+                  all = false;
+                });
   return all;
 }
 
@@ -274,7 +280,8 @@ void VolumeModel::check_reads_as_zero(Token token, std::uint64_t offset_bytes,
   for (std::uint64_t sector = divide_up(offset_bytes, kSectorBytes);
        (sector + 1) * kSectorBytes <= offset_bytes + length_bytes; ++sector) {
     const bool good = explains(
-        sector * kSectorBytes, zeros, [&](const Write& write) { return write.acknowledged_event < token; },
+        sector * kSectorBytes, zeros,
+        [&](const Write& write) { return write.acknowledged_event < token; },
         [](const Write&) { return true; });
     if (good) continue;
     scheduler_.fail("block status", "said to read as zeros, at event " + std::to_string(token) +
@@ -334,10 +341,10 @@ void VolumeModel::check_authentic(std::span<const std::byte> content,
     if (was_mixed_[sector]) continue;
     const std::uint64_t stamp = load_little<std::uint64_t>(bytes.data()) ^ salt_;
     const std::uint64_t number = stamp >> 24;
-    const bool is_ours = (stamp & 0xFFFFFF) == 0 && number != 0 && number < writes_.size() &&
-                         covers(writes_[number], sector * kSectorBytes,
-                                (sector + 1) * kSectorBytes) &&
-                         matches(static_cast<std::uint32_t>(number), sector * kSectorBytes, bytes);
+    const bool is_ours =
+        (stamp & 0xFFFFFF) == 0 && number != 0 && number < writes_.size() &&
+        covers(writes_[number], sector * kSectorBytes, (sector + 1) * kSectorBytes) &&
+        matches(static_cast<std::uint32_t>(number), sector * kSectorBytes, bytes);
     if (is_ours) continue;
     scheduler_.fail("never wrong data", "bytes that were never written here:\n" +
                                             describe(sector * kSectorBytes, bytes));
@@ -391,31 +398,6 @@ void VolumeModel::recovered(std::span<const std::byte> content,
   settle(content, unreadable, cuts[static_cast<std::size_t>(agreeing.rend() - found) - 1]);
 }
 
-void VolumeModel::report_no_cut(std::span<const std::byte> content,
-                                const std::vector<bool>& unreadable,
-                                const std::vector<std::uint64_t>& cuts,
-                                const std::vector<std::uint32_t>& agreeing, std::uint32_t asked) {
-  const auto best = std::max_element(agreeing.begin(), agreeing.end());
-  const std::uint64_t cut = cuts[static_cast<std::size_t>(best - agreeing.begin())];
-  std::string text = std::string("after the ") + (power_was_lost_ ? "power loss" : "process's death") +
-                     " the content is no prefix of the log that holds all of order <= " +
-                     std::to_string(crash_floor_) + " (acknowledged up to " +
-                     std::to_string(last_acknowledged_) + ", durable up to " +
-                     std::to_string(durable_) + ")\nthe best prefix ends at order " +
-                     std::to_string(cut) + "; " + std::to_string(asked - *best) + " of " +
-                     std::to_string(asked) + " sectors contradict it:\n";
-  int reported = 0;
-  for (std::uint64_t sector = 0; sector < sectors_.size() && reported < kSectorsReported; ++sector) {
-    if (!unreadable.empty() && unreadable[sector * kSectorBytes / kBlockBytes]) continue;
-    const auto bytes = content.subspan(sector * kSectorBytes, kSectorBytes);
-    if (explains_cut(sector, bytes, cut)) continue;
-    text += describe(sector * kSectorBytes, bytes);
-    ++reported;
-  }
-  scheduler_.fail(power_was_lost_ ? "prefix after power loss" : "acknowledged survives the process",
-                  text);
-}
-
 void VolumeModel::settle(std::span<const std::byte> content, const std::vector<bool>& unreadable,
                          std::uint64_t cut) {
   for (std::uint64_t sector = 0; sector < sectors_.size(); ++sector) {
@@ -458,9 +440,9 @@ void VolumeModel::make_base(std::uint64_t sector, std::span<const std::byte> byt
   std::copy(bytes.begin(), bytes.end(), bases_[sector]->begin());
 }
 
-// Drops from the history what lies behind the cut. Of the writes that were cut somewhere, those that
-// the sector cannot do without were made here; the others perhaps, under what is shown, and may come
-// out again after a power loss.
+// Drops from the history what lies behind the cut. Of the writes that were cut somewhere, those
+// that the sector cannot do without were made here; the others perhaps, under what is shown, and
+// may come out again after a power loss.
 void VolumeModel::settle_sector(std::uint64_t sector, std::span<const std::byte> bytes,
                                 std::uint64_t cut) {
   History& history = sectors_[sector];
@@ -482,62 +464,6 @@ void VolumeModel::settle_sector(std::uint64_t sector, std::span<const std::byte>
     if (is_certain(write_of(entry))) continue;
     if (std::find(shown.begin(), shown.end(), entry) == shown.end()) entry |= kMaybe;
   }
-}
-
-std::string VolumeModel::describe_write(std::uint32_t number) const {
-  const Write& write = writes_[number];
-  if (number == 0) return "the zeros of a new volume";
-  std::string text = "write " + std::to_string(number);
-  if (write.kind == WriteKind::zeros) text += " (zeros)";
-  if (write.kind == WriteKind::discard) text += " (discard)";
-  text += " of " + std::to_string(write.length_bytes) + " bytes at " +
-          std::to_string(write.offset_bytes) + ", order " + std::to_string(write.low) + ".." +
-          (write.high == kNever ? std::string("?") : std::to_string(write.high)) +
-          ", submitted at event " + std::to_string(write.submitted_event);
-  text += write.acknowledged_event == kNever
-              ? ", not acknowledged"
-              : ", acknowledged at event " + std::to_string(write.acknowledged_event);
-  if (write.is_dropped) text += ", lost in a crash";
-  return text;
-}
-
-// Names the write that the 8-byte words of the bytes come from, run by run.
-std::string VolumeModel::describe_bytes(std::uint64_t offset_bytes,
-                                        std::span<const std::byte> bytes) const {
-  std::string text;
-  std::string last;
-  for (std::size_t at = 0; at < bytes.size();) {
-    const std::size_t count =
-        std::min<std::size_t>(16 - (offset_bytes + at) % 16, bytes.size() - at);
-    const auto part = bytes.subspan(at, count);
-    std::string name = "bytes that no write made";
-    if (is_zero(part)) {
-      name = "zeros";
-    } else {
-      for (std::uint32_t number = 1; number < writes_.size(); ++number) {
-        if (writes_[number].kind != WriteKind::data) continue;
-        if (matches(number, offset_bytes + at, part)) name = describe_write(number);
-      }
-    }
-    if (name != last) text += "\n    from byte " + std::to_string(offset_bytes + at) + ": " + name;
-    last = std::move(name);
-    at += count;
-  }
-  return text;
-}
-
-std::string VolumeModel::describe(std::uint64_t offset_bytes,
-                                  std::span<const std::byte> bytes) const {
-  const std::uint64_t sector = offset_bytes / kSectorBytes;
-  std::string text = "  sector " + std::to_string(sector) + " (block " +
-                     std::to_string(sector * kSectorBytes / kBlockBytes) + ") shows" +
-                     describe_bytes(offset_bytes, bytes);
-  text += "\n    its history:";
-  for (const std::uint32_t entry : sectors_[sector]) {
-    text += "\n      " + std::string((entry & kMaybe) != 0 ? "perhaps " : "") +
-            describe_write(entry & ~kMaybe);
-  }
-  return text + "\n";
 }
 
 }  // namespace holdfast::sim

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // What a block device must hold: for every 512-byte sector, the writes that its content may come
-// from. Every write fills its range with bytes that only it can have made, so what is read names the
-// write it came from.
+// from. Every write fills its range with bytes that only it can have made, so what is read names
+// the write it came from.
 //
 // Order. A volume gives each write its place in the one log (BlockRequest::log_order). A write of
 // several blocks may be spread over several records, so its place is a range [low, high]: from the
@@ -12,7 +12,8 @@
 //
 // Checks:
 //  - a read returns for each sector what some write left that was not certainly overwritten by a
-//    write acknowledged before the read was submitted, and that was submitted before the read ended;
+//    write acknowledged before the read was submitted, and that was submitted before the read
+//    ended;
 //  - acknowledgements come in log order;
 //  - after a crash the whole content is the state after some prefix of the log order. The prefix
 //    contains every acknowledged write after the death of a process, and every flushed one after a
@@ -89,7 +90,7 @@ class VolumeModel {
     std::uint64_t offset_bytes = 0;
     std::uint64_t length_bytes = 0;
     std::uint64_t low = 0;
-    std::uint64_t high = 0;                // kNever: not in the log, as far as we know
+    std::uint64_t high = 0;                        // kNever: not in the log, as far as we know
     std::uint64_t acknowledged_at_submission = 0;  // the last order
     std::uint64_t submitted_event = 0;
     std::uint64_t acknowledged_event = 0;  // kNever: not
@@ -118,8 +119,10 @@ class VolumeModel {
   template <typename Each>
   void for_each_part(std::uint64_t begin, std::uint64_t end, Each each) const;
   template <typename Must, typename May>
-  bool explains(std::uint64_t offset_bytes, std::span<const std::byte> bytes, Must must, May may) const;
-  bool explains_cut(std::uint64_t sector, std::span<const std::byte> bytes, std::uint64_t cut) const;
+  bool explains(std::uint64_t offset_bytes, std::span<const std::byte> bytes, Must must,
+                May may) const;
+  bool explains_cut(std::uint64_t sector, std::span<const std::byte> bytes,
+                    std::uint64_t cut) const;
   void prune(History& history, std::uint64_t sector);
   std::string describe_write(std::uint32_t write) const;
   std::string describe_bytes(std::uint64_t offset_bytes, std::span<const std::byte> bytes) const;

@@ -11,7 +11,9 @@ constexpr std::uint64_t kStorageBytes = 4 * kGiB;
 constexpr Duration kPatience = std::chrono::minutes(30);
 constexpr Duration kOpenRetryDelayMin = 20ms;
 constexpr Duration kOpenRetryDelayMax = 2s;
-constexpr int kOpenAttemptsMax = 400;
+// Opening gives up at the first error of many operations, so at some rates of errors it never ends.
+constexpr int kOpenAttemptsWithFaults = 30;
+constexpr int kOpenAttemptsMax = 80;
 
 Task<void> store(Task<Result<void>> task, std::optional<Result<void>>* result) {
   result->emplace(co_await task);
@@ -31,7 +33,9 @@ VolumeRun::VolumeRun(RunPlan plan, SubjectFactory& factory, Trace trace_sink)
   faults_.options = plan_.faults;
 }
 
-VolumeRun::~VolumeRun() { end_process(); }
+VolumeRun::~VolumeRun() {
+  end_process();
+}
 
 void VolumeRun::trace(const std::string& line) {
   if (scheduler_.tracing()) scheduler_.trace("---- " + line);
@@ -183,8 +187,7 @@ VolumeRun::Stop VolumeRun::try_open(bool* opened) {
     over_ = true;  // damaged on purpose, and it says so
   } else if (code != ErrorCode::path_failure && code != ErrorCode::no_space &&
              code != ErrorCode::busy) {
-    scheduler_.fail("open", std::string("failed for good (") +
-                                std::string(error_code_name(code)) +
+    scheduler_.fail("open", std::string("failed for good (") + std::string(error_code_name(code)) +
                                 "): " + result.error().message());
   }
   end_process();
@@ -215,10 +218,10 @@ bool VolumeRun::open_and_verify(const Phase* phase) {
       }
       continue;
     }
-    // On good storage only the dead process's last writes can be in the way.
-    if (++attempts > (faults_.enabled ? kOpenAttemptsMax : kOpenAttemptsMax / 10)) {
-      scheduler_.fail("progress", "opening failed " + std::to_string(attempts) + " times, at last: " +
-                                      open_error_);
+    if (++attempts == kOpenAttemptsWithFaults) faults_.enabled = false;  // until it is open
+    if (attempts > kOpenAttemptsMax) {
+      scheduler_.fail("progress", "opening failed " + std::to_string(attempts) +
+                                      " times, at last: " + open_error_);
       return false;
     }
     const MonotonicTime again = scheduler_.now() + retry_delay;
@@ -235,8 +238,8 @@ VolumeRun::Stop VolumeRun::verify() {
   if (size_bytes != model_.size_bytes()) {
     const auto& possible = guest_.possible_sizes();
     if (std::find(possible.begin(), possible.end(), size_bytes) == possible.end()) {
-      scheduler_.fail("size", "the device has " + std::to_string(size_bytes) + " bytes instead of " +
-                                  std::to_string(model_.size_bytes()));
+      scheduler_.fail("size", "the device has " + std::to_string(size_bytes) +
+                                  " bytes instead of " + std::to_string(model_.size_bytes()));
       return Stop::violation;
     }
     model_.resize(size_bytes);
@@ -259,7 +262,10 @@ VolumeRun::Stop VolumeRun::verify() {
 
 bool VolumeRun::live(const Phase& phase, bool is_last) {
   if (!open_and_verify(&phase)) return false;
-  if (!is_last) schedule_faults();
+  if (!is_last) {
+    faults_.enabled = true;
+    schedule_faults();
+  }
   guest_.set_faults_possible(!is_last && plan_.has_faults());
   trace("the guest begins");
   guest_.start(phase.operations);
@@ -283,12 +289,20 @@ bool VolumeRun::live(const Phase& phase, bool is_last) {
 
 void VolumeRun::end_phase(const Phase& phase) {
   switch (phase.end) {
-    case EndKind::close: close(false); break;
-    case EndKind::busy_close: close(true); break;
+    case EndKind::close:
+      close(false);
+      break;
+    case EndKind::busy_close:
+      close(true);
+      break;
     case EndKind::kill:
-    case EndKind::kill_drained: crash(CrashKind::process); break;
+    case EndKind::kill_drained:
+      crash(CrashKind::process);
+      break;
     case EndKind::power:
-    case EndKind::power_drained: crash(CrashKind::power); break;
+    case EndKind::power_drained:
+      crash(CrashKind::power);
+      break;
   }
 }
 
@@ -347,7 +361,8 @@ void VolumeRun::schedule_faults() {
         [this, left_bytes] {
           if (!faults_.enabled) return;
           trace("the storage is FULL");
-          storage_.set_foreign_bytes(kStorageBytes - std::min(kStorageBytes, storage_.used_bytes() + left_bytes));
+          storage_.set_foreign_bytes(kStorageBytes -
+                                     std::min(kStorageBytes, storage_.used_bytes() + left_bytes));
         },
         [this] {
           trace("the storage has space again");

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// One run: a device lives through several processes on one faulty storage while a guest works on it,
-// and the model checks every answer and, after each death, the whole content.
+// One run: a device lives through several processes on one faulty storage while a guest works on
+// it, and the model checks every answer and, after each death, the whole content.
 #pragma once
 
 #include <cstdint>
@@ -20,7 +20,8 @@
 
 namespace holdfast::sim {
 
-// Makes the devices of a run; the run's storage outlives it, what it keeps itself is its own affair.
+// Makes the devices of a run; the run's storage outlives it, what it keeps itself is its own
+// affair.
 class SubjectFactory {
  public:
   virtual ~SubjectFactory() = default;

@@ -43,13 +43,13 @@ class VolumeSubject final : public Subject {
     const VolumeStatistics statistics = volume_->statistics();
     // Retained records live in a ring of fixed size; the page cache may exceed its size by what one
     // checkpoint or one recovery pins.
-    const std::uint64_t retained_max =
-        std::max<std::uint64_t>(plan_.retained_bytes_max, 2 * kMiB);
+    const std::uint64_t retained_max = std::max<std::uint64_t>(plan_.retained_bytes_max, 2 * kMiB);
     if (statistics.retained_bytes > retained_max) {
       return "retained records take " + std::to_string(statistics.retained_bytes) +
              " bytes, the bound is " + std::to_string(retained_max);
     }
-    const std::uint64_t pages_max = 2 * std::max(plan_.page_cache_bytes, limits::kPageCacheBytesMin);
+    const std::uint64_t pages_max =
+        2 * std::max(plan_.page_cache_bytes, limits::kPageCacheBytesMin);
     if (statistics.cached_page_bytes > pages_max) {
       return "cached pages take " + std::to_string(statistics.cached_page_bytes) +
              " bytes, the bound is " + std::to_string(pages_max);
@@ -68,8 +68,7 @@ class VolumeSubject final : public Subject {
 
 }  // namespace
 
-Task<Result<void>> VolumeFactory::create(SimHost& host, SimFileSystem& files,
-                                         const RunPlan& plan) {
+Task<Result<void>> VolumeFactory::create(SimHost& host, SimFileSystem& files, const RunPlan& plan) {
   std::array<std::byte, 16> random;
   store_little(random.data(), host.random());
   store_little(random.data() + 8, host.random());

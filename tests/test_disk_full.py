@@ -70,12 +70,12 @@ class DiskFull(HoldfastTest):
         other = self.daemon.attach_new("pool/other", "300M")
         programs.run("qemu-io", "-f", "raw", other, "-c", "write -P 9 0 100M", "-c", "flush")
         self.fill_filesystem(leave_bytes=120 * MIB)
-        writer = self.start_writer(uri, 7, 150 * MIB)
+        writer = self.start_writer(uri, 7, 120 * MIB)
         self.assert_held()
         programs.run("qemu-io", "-f", "raw", "-d", "unmap", other, "-c", "discard 0 100M",
                      "-c", "flush", timeout=60)
         self.assertEqual(writer.wait(60), 0)
-        programs.run("qemu-io", "-f", "raw", uri, "-c", "read -P 7 0 150M")
+        programs.run("qemu-io", "-f", "raw", uri, "-c", "read -P 7 0 120M")
         programs.run("qemu-io", "-f", "raw", other, "-c", "read -P 0 0 100M")
 
     def test_removing_a_volume_works_on_a_full_pool(self):
@@ -84,12 +84,12 @@ class DiskFull(HoldfastTest):
         other = self.daemon.attach_new("pool/other", "300M")
         programs.run("qemu-io", "-f", "raw", other, "-c", "write -P 9 0 100M", "-c", "flush")
         self.fill_filesystem(leave_bytes=120 * MIB)
-        writer = self.start_writer(uri, 7, 150 * MIB)
+        writer = self.start_writer(uri, 7, 120 * MIB)
         self.assert_held()
         self.daemon.call("detach", "pool/other")
         self.daemon.call("volume", "remove", "pool/other")
         self.assertEqual(writer.wait(60), 0)
-        programs.run("qemu-io", "-f", "raw", uri, "-c", "read -P 7 0 150M")
+        programs.run("qemu-io", "-f", "raw", uri, "-c", "read -P 7 0 120M")
 
     def test_a_daemon_killed_while_it_holds_comes_back_with_all_that_was_acknowledged(self):
         self.daemon.create_pool(path=self.pool_path, segment_size="4M")

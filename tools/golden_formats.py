@@ -19,7 +19,8 @@ BLOCK = 4096
 SOURCE = Path(__file__).resolve().parent.parent
 TESTDATA = SOURCE / "src" / "format" / "testdata"
 CORPUS = SOURCE / "fuzz" / "corpus"
-VOLUME = bytes.fromhex("fedcba98765442108123456789abcdef")
+VOLUME_NAME = "fedcba98-7654-4210-8123-456789abcdef"
+VOLUME = bytes.fromhex(VOLUME_NAME.replace("-", ""))
 PARENT = bytes.fromhex("00112233445546778899aabbccddeeff")
 
 
@@ -58,15 +59,20 @@ def payload_block(number):
     return bytes((number * 7 + i) & 0xFF for i in range(BLOCK))
 
 
-def record():
-    extents = [(0x1000, 3, 1), (0x2000, 0x10000, 2), (1, 5, 3), ((1 << 33) - 1, 1, 1)]
-    body = struct.pack("<HBBI", 1, 1, 0, 4) + VOLUME
-    body += struct.pack("<QQIIQ", 0x0102, 0x0304050607, 0x0A0B, len(extents), 0x1112131415161718)
-    body += struct.pack("<Q", 0x1112131415160000)  # durable
+def record_header(place, sequence, durable, extents, payload):
+    """`place`: epoch, segment, block. Extents: first block, count, kind (1 data, 2 hole)."""
+    body = struct.pack("<HBBI", 1, 1, 0, len(payload)) + VOLUME
+    body += struct.pack("<QQIIQQ", *place, len(extents), sequence, durable)
     for first, count, kind in extents:
         body += struct.pack("<QIBBBB", first, count, kind, 0, 0, 0)
-    checksums = b"".join(struct.pack("<I", crc32c(payload_block(i))) for i in reversed(range(4)))
+    checksums = b"".join(struct.pack("<I", crc32c(block)) for block in reversed(payload))
     return sealed(b"HFRC", body.ljust(BLOCK - 8 - len(checksums), b"\0") + checksums)
+
+
+def record():
+    extents = [(0x1000, 3, 1), (0x2000, 0x10000, 2), (1, 5, 3), ((1 << 33) - 1, 1, 1)]
+    return record_header((0x0102, 0x0304050607, 0x0A0B), 0x1112131415161718, 0x1112131415160000,
+                         extents, [payload_block(i) for i in range(4)])
 
 
 def page(array, level, epoch, segment, block, index, entries):
@@ -104,6 +110,12 @@ def segment_leaf():
         125: struct.pack("<QIIIBB", 2, 0, 0, 1 << 24, 1, 1),
     }
     return page(2, 0, 12, 13, 14, 15, spread(entries, 32))
+
+
+def first_root(size, segment_bytes):
+    body = struct.pack("<HBBI", 1, 4, 0, 0) + VOLUME + struct.pack("<QQ", 1, 0)
+    body += struct.pack("<QQQQ", size, segment_bytes, 0, 0)
+    return sealed(b"HFRT", body + struct.pack("<QQIIQ", 1, 0, 0, 0, 1))
 
 
 def root():
@@ -172,6 +184,64 @@ def dump(data):
     return "".join(lines)
 
 
+def pattern(block, version):
+    return (b"HOLD" + struct.pack("<IQ", version, block)) * (BLOCK // 16)
+
+
+def rewritten_pool():
+    """{name: bytes} of a pool whose daemon died while it wrote records again after a failed sync.
+
+    Segment 1 has records 1 to 3, the last one damaged; 2 has 4 and 5; 3 has 3 again, and 4 again
+    but torn; 4 has 6; 5 begins with 8, behind a gap; 6 is of an epoch that has no root, and has 7.
+    So 1 to 6 are restored. Record s writes block 50 + s; 5 also writes 51 anew, 6 discards 52."""
+    segment_bytes = 1 << 20
+    extents = {s: [(50 + s, 1, 1)] for s in range(1, 9)}
+    extents[5] = [(51, 1, 1), (55, 1, 1)]
+    extents[6] = [(56, 1, 1), (52, 1, 2)]
+    payload = {s: [pattern(50 + s, 1)] for s in range(1, 9)}
+    payload[5] = [pattern(51, 2), pattern(55, 1)]
+
+    def segment(epoch, number, sequences):
+        data = b""
+        for sequence in sequences:
+            place = (epoch, number, len(data) // BLOCK)
+            data += record_header(place, sequence, 0, extents[sequence], payload[sequence])
+            data += b"".join(payload[sequence])
+        return bytearray(data.ljust(segment_bytes, b"\0"))
+
+    segments = {(1, 1): segment(1, 1, [1, 2, 3]), (1, 2): segment(1, 2, [4, 5]),
+                (1, 3): segment(1, 3, [3, 4]), (1, 4): segment(1, 4, [6]),
+                (1, 5): segment(1, 5, [8]), (2, 6): segment(2, 6, [7])}
+    segments[1, 1][5 * BLOCK + 9] ^= 1
+    segments[1, 3][3 * BLOCK:4 * BLOCK] = bytes(BLOCK)
+    pool = struct.pack("<II", 1, 0) + PARENT + struct.pack("<QQQQQ", segment_bytes, 0, 0, 0, 0)
+    volume = struct.pack("<II", 1, 0) + VOLUME + struct.pack("<Q", 0) + b"golden".ljust(64, b"\0")
+    folder = f"volumes/{VOLUME_NAME}"
+    files = {"holdfast.pool": sealed(b"HFPL", pool),
+             f"{folder}/volume": sealed(b"HFVL", volume),
+             f"{folder}/root-{1:016x}-{0:016x}": first_root(10240 * BLOCK, segment_bytes)}
+    for (epoch, number), data in segments.items():
+        files[f"{folder}/seg-{epoch:016x}-{number:016x}"] = bytes(data)
+    return files
+
+
+def dump_pool(files):
+    """As src/volume/golden_pool_test.cc does it."""
+    text = []
+    for name, data in sorted(files.items()):
+        text.append(f"file {name}\n")
+        last, starred = None, False
+        for offset in range(0, len(data), 16):
+            line = data[offset:offset + 16]
+            if line != last:
+                text.append(f"{offset:08x}: {line.hex()}\n")
+            elif not starred:
+                text.append("*\n")
+            starred, last = line == last, line
+        text.append(f"{len(data):08x}:\n")
+    return "".join(text)
+
+
 def unpack(dump, pool):
     """src/volume/golden_pool_test.cc says how a dump is written."""
     for line in dump.read_text().splitlines():
@@ -191,9 +261,6 @@ def unpack(dump, pool):
 
 def golden_content():
     """What Script in src/volume/golden_pool_test.cc leaves: {block: bytes}."""
-    def pattern(block, version):
-        return (b"HOLD" + struct.pack("<IQ", version, block)) * (BLOCK // 16)
-
     blocks = {n: pattern(n, 1) for n in [*range(40), 335, 337, 5000, 9000, 9001]}
     blocks |= {5: pattern(5, 2), 6: pattern(6, 3), 10239: pattern(10239, 4)}
     for gone in (10, 11, 12, 20, 21, 30, 31):
@@ -202,7 +269,7 @@ def golden_content():
     return blocks
 
 
-def check_pool(dump, replays):
+def check_pool(dump, blocks, replays):
     from read_pool import Volume
     with tempfile.TemporaryDirectory() as directory:
         unpack(dump, Path(directory))
@@ -211,9 +278,9 @@ def check_pool(dump, replays):
         damaged = volume.write_to(image)
         content = image.read_bytes()
     expected = bytearray(10240 * BLOCK)
-    for number, data in golden_content().items():
+    for number, data in blocks.items():
         expected[number * BLOCK:(number + 1) * BLOCK] = data
-    return not damaged and content == expected and (volume.replayed != 0) == replays
+    return not damaged and content == expected and (volume.replayed in replays)
 
 
 def main():
@@ -222,17 +289,21 @@ def main():
         return 0
     files = {"record": record(), "page_map_leaf": map_leaf(), "page_map_inner": map_inner(),
              "page_segment_leaf": segment_leaf(), "root": root()}
+    texts = {f"{name}.hex": dump(data) for name, data in files.items()}
+    texts["pool_v1_rewritten.dump"] = dump_pool(rewritten_pool())
     bad = 0
-    for name, data in files.items():
-        assert len(data) == BLOCK
-        path = TESTDATA / f"{name}.hex"
+    for name, text in texts.items():
+        path = TESTDATA / name
         if sys.argv[1:] == ["--write"]:
-            path.write_text(dump(data))
-        elif not path.exists() or path.read_text() != dump(data):
+            path.write_text(text)
+        elif not path.exists() or path.read_text() != text:
             print(f"{path}: differs from what docs/format.md describes", file=sys.stderr)
             bad += 1
-    for name, replays in (("pool_v1_closed", False), ("pool_v1_killed", True)):
-        if not check_pool(TESTDATA / f"{name}.dump", replays):
+    rewritten = {n: pattern(n, 1) for n in (53, 54, 55, 56)} | {51: pattern(51, 2)}
+    for name, blocks, replays in (("pool_v1_closed", golden_content(), [0]),
+                                  ("pool_v1_killed", golden_content(), range(1, 100)),
+                                  ("pool_v1_rewritten", rewritten, [6])):
+        if not check_pool(TESTDATA / f"{name}.dump", blocks, replays):
             print(f"{name}: docs/format.md does not lead to its content", file=sys.stderr)
             bad += 1
     return 1 if bad else 0

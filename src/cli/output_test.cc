@@ -12,15 +12,16 @@ Json example_status() {
                "runtime_dir": "/run/holdfast", "state_saved": true, "state_error": null},
     "pools": [{"name": "vms", "location": "dir:/srv/vms", "state": "open", "reason": null,
                "capacity_bytes": 107374182400, "used_bytes": 53687091200, "volume_count": 2},
-              {"name": "web", "location": "dir:/srv/web", "state": "failed", "reason": "nobody home",
-               "capacity_bytes": null, "used_bytes": null, "volume_count": null}],
+              {"name": "web", "location": "dir:/srv/web", "state": "failed",
+               "reason": "nobody home", "capacity_bytes": null, "used_bytes": null,
+               "volume_count": null}],
     "volumes": [{"pool": "vms", "name": "disk1", "size_bytes": 21474836480, "state": "serving",
                  "reason": null, "attached": true,
                  "attachment": {"protocol": "nbd", "read_only": true, "clients": 1},
-                 "hold": {"reason": "pool full", "detail": "No space left on device", "seconds": 12.0,
-                          "waiting": 3, "retries": 7},
-                 "statistics": {"reads": 12345, "read_bytes": 4096, "writes": 7, "written_bytes": 512,
-                                "flushes": 1, "errors": 0}}]})");
+                 "hold": {"reason": "pool full", "detail": "No space left on device",
+                          "seconds": 12.0, "waiting": 3, "retries": 7},
+                 "statistics": {"reads": 12345, "read_bytes": 4096, "writes": 7,
+                                "written_bytes": 512, "flushes": 1, "errors": 0}}]})");
 }
 
 TEST(OutputTest, StatusShowsWhatNeedsAttention) {

@@ -29,6 +29,7 @@ Host::Host(HostEnvironment environment, HostConfig config)
       executor_(environment_.executor),
       config_(std::move(config)),
       store_(environment_.file_system, config_.state_directory),
+      page_memory_(config_.page_cache_bytes),
       locks_(executor_),
       changed_(executor_) {}
 

@@ -24,6 +24,7 @@
 #include "io/stream.h"
 #include "io/task.h"
 #include "pool/pool.h"
+#include "volume/page_memory.h"
 #include "volume/volume.h"
 
 namespace holdfast {
@@ -115,12 +116,13 @@ class Host {
   Task<void> keep_serving(VolumeName name);
   AttachmentReport report(const Attachment& attachment) const;
   void add_live_report(const Attachment& attachment, VolumeReport& report) const;
-  VolumeOptions volume_options(bool read_only) const;
+  VolumeOptions volume_options(bool read_only);
 
   HostEnvironment environment_;
   Executor& executor_;
   const HostConfig config_;
   StateStore store_;
+  PageMemory page_memory_;  // of all volumes together
   NameLocks locks_;
   Condition changed_;  // an entry's state, a space, the count of what is being stopped
   std::unique_ptr<FileLock> runtime_lock_;

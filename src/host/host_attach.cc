@@ -63,9 +63,9 @@ Result<void> Host::check_socket(const VolumeName& name) const {
   return {};
 }
 
-VolumeOptions Host::volume_options(bool read_only) const {
+VolumeOptions Host::volume_options(bool read_only) {
   VolumeOptions options;
-  options.page_cache_bytes = config_.page_cache_bytes;
+  options.page_memory = &page_memory_;
   options.checkpoint_log_bytes = config_.checkpoint_log_bytes;
   options.checkpoint_idle = config_.checkpoint_idle;
   options.read_only = read_only;

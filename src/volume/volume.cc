@@ -360,22 +360,22 @@ Task<Result<void>> Volume::create(Executor& executor, Pool& pool, VolumeCreateOp
 
 namespace {
 
-// The newest root that is intact. A damaged newer one is passed over with a message: every root that
-// is superseded stays until its successor is durable.
+// Roots are published whole or not at all, so a newest one that is damaged was damaged later: an older
+// one would silently take the volume back in time, to segments that may be freed.
 Task<Result<format::Root>> newest_root(Pool& pool, VolumeId id, std::vector<RootId>& all) {
   CO_TRY_ASSIGN(all, co_await pool.list_roots(id));
-  std::sort(all.begin(), all.end(), [](const RootId& a, const RootId& b) { return b < a; });
-  std::string last = "it has no root";
-  for (const RootId& candidate : all) {
-    CO_TRY_ASSIGN(std::vector<std::byte> bytes, co_await pool.read_root(candidate));
-    Result<format::Root> root = format::decode_root(bytes, candidate);
-    if (root.ok()) co_return std::move(root).value();
-    if (root.error().code() == ErrorCode::unsupported) co_return root.take_error();
-    last = root.error().message();
-    log_error(last + "; trying the one before it");
+  if (all.empty()) {
+    co_return Error(ErrorCode::corrupt, "volume " + id.to_string() +
+                                            " has no root; restore it from a backup");
   }
-  co_return Error(ErrorCode::corrupt, "volume " + id.to_string() + " cannot be opened: " + last +
-                                          "; restore it from a backup");
+  const RootId newest = *std::max_element(all.begin(), all.end());
+  CO_TRY_ASSIGN(std::vector<std::byte> bytes, co_await pool.read_root(newest));
+  Result<format::Root> root = format::decode_root(bytes, newest);
+  if (root.ok() || root.error().code() == ErrorCode::unsupported) co_return root;
+  co_return Error(ErrorCode::corrupt, "volume " + id.to_string() + " cannot be opened: " +
+                                          root.error().message() +
+                                          "; check the storage under the pool, then restore the "
+                                          "volume from a backup");
 }
 
 }  // namespace
@@ -399,7 +399,12 @@ Task<Result<std::unique_ptr<Volume>>> Volume::open(Executor& executor, Pool& poo
   CO_TRY_ASSIGN(format::Root root, co_await newest_root(pool, id, roots));
   auto volume = std::make_unique<VolumeImpl>(executor, pool, id, options, root);
   volume->set_name(found->name);
-  CO_TRY(co_await volume->recover(roots, begin));
+  Result<void> recovered = co_await volume->recover(roots, begin);
+  if (!recovered.ok()) {
+    // The volume may be calling us from inside its own load of a page: let that return first.
+    co_await sleep_for(executor, 0ns);
+    co_return recovered.take_error();
+  }
   co_return std::unique_ptr<Volume>(std::move(volume));
 }
 
