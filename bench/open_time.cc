@@ -5,15 +5,16 @@
 //
 //   open_time DIRECTORY [--size 100G] [--tail 128M]
 //
-// A child process fills the volume through the ordinary code, except that the payload of log records
-// is not written (the segments stay sparse), takes a checkpoint, writes the tail for real, and dies
-// without closing. The parent then opens the volume with the daemon's defaults and reports the time.
+// A child process fills the volume through the ordinary code, except that the payload of log
+// records is not written (the segments stay sparse), takes a checkpoint, writes the tail for real,
+// and dies without closing. The parent then opens the volume with the daemon's defaults and reports
+// the time.
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <array>
 #include <cstdio>
 #include <cstring>
-#include <array>
 #include <filesystem>
 #include <memory>
 #include <numeric>
@@ -193,8 +194,8 @@ class Writer {
   Disk disk(*loop);
   SparseFileSystem sparse(*loop, disk);
   const PoolContext context{*loop, sparse, "open_time"};
-  auto pool = or_exit(wait_for(
-      *loop, create_pool(context, "dir:" + arguments.directory, PoolCreateOptions{})));
+  auto pool = or_exit(
+      wait_for(*loop, create_pool(context, "dir:" + arguments.directory, PoolCreateOptions{})));
   VolumeCreateOptions create;
   create.id = bench_volume();
   create.name = "bench";
@@ -268,4 +269,6 @@ int run(int count, char** values) {
 }  // namespace
 }  // namespace holdfast
 
-int main(int argc, char** argv) { return holdfast::run(argc, argv); }
+int main(int argc, char** argv) {
+  return holdfast::run(argc, argv);
+}

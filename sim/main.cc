@@ -41,7 +41,7 @@ constexpr const char* kHelp =
   --jobs N               processes to share the work (1)
   --trace                prints every event (with --seed)
 
-Exit status: 0 all invariants held, 1 one broke (the seed and how to replay it are printed), 2 usage.
+Exit status: 0 all invariants held, 1 one broke (its seed and how to replay it are printed), 2 usage
 )";
 
 struct Options {

@@ -61,7 +61,8 @@ template <>
 struct std::hash<holdfast::Uuid> {
   std::size_t operator()(const holdfast::Uuid& id) const noexcept {
     std::uint64_t low = 0;
-    for (int i = 8; i < 16; ++i) low = (low << 8) | std::to_integer<std::uint64_t>(id.bytes[static_cast<std::size_t>(i)]);
+    for (int i = 8; i < 16; ++i)
+      low = (low << 8) | std::to_integer<std::uint64_t>(id.bytes[static_cast<std::size_t>(i)]);
     return static_cast<std::size_t>(low * 0x9E3779B97F4A7C15ull);
   }
 };

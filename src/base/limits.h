@@ -25,14 +25,15 @@ inline constexpr std::size_t kVolumesPerPoolMax = 10'000;
 inline constexpr std::size_t kPoolsMax = 64;
 
 // Records: one header block, then payload.
-inline constexpr std::uint32_t kRecordPayloadBlocksMax = 127;  // with its header 512 KiB: records fill segments
-inline constexpr std::uint32_t kAppendsInFlightMax = 8;        // of one volume's main log
+inline constexpr std::uint32_t kRecordPayloadBlocksMax =
+    127;  // with its header 512 KiB: records fill segments
+inline constexpr std::uint32_t kAppendsInFlightMax = 8;  // of one volume's main log
 // With this many in flight a record that is not full gathers more writes (group commit).
 inline constexpr std::uint32_t kAppendsBeforeGathering = 1;
 // While a guest flushes often, an append also zeroes this many blocks ahead, so that the syncs that
 // follow find written extents and need no journal commit for each.
 inline constexpr std::uint32_t kZeroAheadBlocks = 256;
-inline constexpr std::uint32_t kPageAppendsInFlightMax = 4;    // of a checkpoint
+inline constexpr std::uint32_t kPageAppendsInFlightMax = 4;  // of a checkpoint
 // Acknowledged but not yet durable records kept in memory; reaching it starts a flush.
 inline constexpr std::uint64_t kRetainedBytesMax = 32 * kMiB;
 
@@ -98,7 +99,7 @@ inline constexpr Duration kRestoreTime = 15s;  // a start waits this long for po
 inline constexpr Duration kReopenDelayMin = 500ms;
 inline constexpr Duration kReopenDelayMax = 15s;
 inline constexpr Duration kStatusSpaceTime = 1s;  // `status` waits this long for a pool's space
-inline constexpr Duration kDetachTime = 5s;  // then a detach goes on in the background
+inline constexpr Duration kDetachTime = 5s;       // then a detach goes on in the background
 inline constexpr Duration kStopTime = 20s;        // a clean stop; then as a crash: nothing is lost
 inline constexpr std::size_t kStateFileBytes = 512 * kKiB;  // each of two, allocated beforehand
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Awaiting one FileRequest: `int error = co_await FileIo(file, FileOperation::read, offset, buffer);`
+// Awaiting one FileRequest: `int error = co_await FileIo(file, FileOperation::read, offset,
+// buffer);`
 #pragma once
 
 #include <coroutine>
@@ -13,7 +14,8 @@ namespace holdfast {
 
 class FileIo {
  public:
-  FileIo(File& file, FileOperation operation, std::uint64_t offset_bytes, std::span<std::byte> buffer)
+  FileIo(File& file, FileOperation operation, std::uint64_t offset_bytes,
+         std::span<std::byte> buffer)
       : file_(file) {
     request_.operation = operation;
     request_.offset_bytes = offset_bytes;

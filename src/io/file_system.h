@@ -25,19 +25,19 @@ namespace holdfast {
 
 enum class FileOperation : std::uint8_t { read, write, sync_data };
 
-// One I/O. Owned by the caller, alive and untouched until on_complete. Short transfers are completed
-// below (in io/): error == 0 means every byte was transferred. A read past the end of the file fails
-// with ENODATA.
+// One I/O. Owned by the caller, alive and untouched until on_complete. Short transfers are
+// completed below (in io/): error == 0 means every byte was transferred. A read past the end of the
+// file fails with ENODATA.
 struct FileRequest {
   using Callback = void (*)(FileRequest& request);
 
   FileOperation operation = FileOperation::read;
   std::uint64_t offset_bytes = 0;
-  iovec* vectors = nullptr;       // may be modified while in flight
+  iovec* vectors = nullptr;  // may be modified while in flight
   std::uint32_t vector_count = 0;
   Callback on_complete = nullptr;  // never called from inside submit()
   void* context = nullptr;
-  int error = 0;                   // result: 0 or a positive errno
+  int error = 0;  // result: 0 or a positive errno
 
   // For the implementation.
   iovec single_vector{};
@@ -63,7 +63,7 @@ class File {
 
 struct FileOpenOptions {
   bool writable = false;
-  bool create_new = false;           // fails with already_exists
+  bool create_new = false;              // fails with already_exists
   std::uint64_t preallocate_bytes = 0;  // with create_new: allocate and set the size, or no_space
 };
 
@@ -85,7 +85,7 @@ class FileSystem {
   virtual Task<Result<std::unique_ptr<File>>> open(std::string path, FileOpenOptions options) = 0;
   virtual Task<Result<void>> make_directory(std::string path) = 0;  // mode 0700
   virtual Task<Result<void>> remove_file(std::string path) = 0;
-  virtual Task<Result<void>> remove_directory(std::string path) = 0;  // must be empty
+  virtual Task<Result<void>> remove_directory(std::string path) = 0;        // must be empty
   virtual Task<Result<void>> rename(std::string from, std::string to) = 0;  // replaces `to`
   // Names made, renamed or removed in `path` before survive the host afterwards.
   virtual Task<Result<void>> sync_directory(std::string path) = 0;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Holding: a request that meets full or unreachable storage waits, with its reason shown, instead of
-// failing (design invariant 5). Errors are sorted here and nowhere else:
+// Holding: a request that meets full or unreachable storage waits, with its reason shown, instead
+// of failing (design invariant 5). Errors are sorted here and nowhere else:
 //   space  the storage is full: wait until there is room
 //   path   the storage does not answer as it should: wait until it does
 //   final  waiting does not help; the caller reports it
@@ -28,10 +28,10 @@ HoldReason sort_errno(int error);
 // Requests that wait for storage, as an operator sees them.
 struct HoldState {
   HoldReason reason = HoldReason::none;
-  std::string detail;            // what the storage said last
-  MonotonicTime since{};         // valid when reason is not none
-  std::uint64_t waiting = 0;     // operations that retry now
-  std::uint64_t retries = 0;     // since open
+  std::string detail;         // what the storage said last
+  MonotonicTime since{};      // valid when reason is not none
+  std::uint64_t waiting = 0;  // operations that retry now
+  std::uint64_t retries = 0;  // since open
 };
 
 // Doubles from limits::kRetryDelayMin to limits::kRetryDelayMax.

@@ -18,7 +18,8 @@ namespace holdfast {
 struct PoolContext {
   Executor& executor;
   FileSystem& file_system;
-  std::string holder;  // a line for people about this daemon: "holdfastd pid 123 on host x since ..."
+  std::string
+      holder;  // a line for people about this daemon: "holdfastd pid 123 on host x since ..."
 };
 
 struct PoolCreateOptions {
@@ -27,7 +28,8 @@ struct PoolCreateOptions {
 };
 
 // `location` is "dir:/absolute/path" (rados: and lun: are refused with a message until they exist).
-// create_pool makes the directory if needed, refuses one that holds anything, and returns it opened.
+// create_pool makes the directory if needed, refuses one that holds anything, and returns it
+// opened.
 Task<Result<std::unique_ptr<Pool>>> create_pool(PoolContext context, std::string location,
                                                 PoolCreateOptions options);
 // Takes the pool's lock: busy, with the holder, when another daemon has it. An unknown incompatible

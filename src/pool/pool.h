@@ -4,7 +4,8 @@
 // storage; dir_pool implements it on a directory, later others on Ceph and shared block devices.
 //
 // Names are identities: a segment is (volume, epoch, number), a root (volume, epoch, number).
-// Nothing is overwritten under a name that anybody may read, so a write that lands late is harmless.
+// Nothing is overwritten under a name that anybody may read, so a write that lands late is
+// harmless.
 //
 // Threading: one executor. Errors: no_space and path_failure are for the caller to hold and retry
 // (pool/hold.h); the rest are final.

@@ -12,7 +12,8 @@
 //  - Every applied record that is not synced is in memory. When a sync fails, all of them are
 //    written again, in place if their segment began with the first of them, else into a new segment
 //    (recovery takes the later segment where two claim a sequence), and synced again.
-//  - An append is retried with the same bytes at the same place, so one that lands late is harmless.
+//  - An append is retried with the same bytes at the same place, so one that lands late is
+//  harmless.
 //  - Memory is bounded by the ring: when it is full, open_record() says so and a sync is started.
 //
 // Thread: the executor's.

@@ -22,9 +22,9 @@ namespace holdfast {
 class VolumeImpl;
 struct Segment;
 
-// What the walk over map leaves of an operation learned from its last load. A load that needs no I/O
-// answers inside the call; `loading` tells the two cases apart, so that the walk is a loop and not a
-// recursion.
+// What the walk over map leaves of an operation learned from its last load. A load that needs no
+// I/O answers inside the call; `loading` tells the two cases apart, so that the walk is a loop and
+// not a recursion.
 struct LeafWait {
   PageWaiter waiter;
   bool loading = false;   // inside load_leaf()
@@ -51,8 +51,8 @@ struct WriteOp {
   AlignedBuffer edges;  // the merged head block, then the merged tail block
   IovecCursor payload;  // of a write, at the block under the cursor
   LeafWait leaf;
-  ListLink link;        // in active or conflicting operations
-  ListLink wait_link;   // waiting for log or page memory
+  ListLink link;       // in active or conflicting operations
+  ListLink wait_link;  // waiting for log or page memory
 
   bool has_edges() const { return head_is_partial || tail_is_partial; }
   // Whether the block under the cursor is a merged one.
@@ -89,7 +89,7 @@ struct DiskRead {
   FileRequest io;
   bool bounced = false;
   AlignedBuffer bounce;
-  IovecCursor target;             // the request's memory for the wanted bytes
+  IovecCursor target;  // the request's memory for the wanted bytes
   std::uint32_t vector_count = 0;
   std::array<iovec, limits::kReadVectorsMax> vectors{};
   std::array<iovec, limits::kReadVectorsMax> io_vectors{};

@@ -2,8 +2,9 @@
 //
 // PageMemory: the bounded memory that map pages live in, shared by the volumes of one executor.
 // Clean, unpinned pages are kept in order of use and given up for new ones. The bound is soft: when
-// nothing can be given up (dirty pages, pages being written, pages pinned by recovery) it is passed,
-// and `is_crowded()` tells volumes to stop admitting writes until a checkpoint has cleaned up.
+// nothing can be given up (dirty pages, pages being written, pages pinned by recovery) it is
+// passed, and `is_crowded()` tells volumes to stop admitting writes until a checkpoint has cleaned
+// up.
 //
 // Thread: the executor's. Lifetime: outlives every PagedArray that uses it.
 #pragma once

@@ -54,11 +54,9 @@ class PagedArray::Awaiter {
   std::coroutine_handle<> handle_;
 };
 
-PagedArray::PagedArray(format::ArrayKind kind, VolumeId volume, PageMemory& memory, PageStorage& storage)
-    : kind_(kind),
-      volume_(volume),
-      memory_(memory),
-      storage_(storage) {}
+PagedArray::PagedArray(format::ArrayKind kind, VolumeId volume, PageMemory& memory,
+                       PageStorage& storage)
+    : kind_(kind), volume_(volume), memory_(memory), storage_(storage) {}
 
 PagedArray::~PagedArray() {
   for (auto& [unused, page] : pages_) {
@@ -185,8 +183,8 @@ Task<void> PagedArray::load(Page* page) {
               (kind_ == format::ArrayKind::map ? "map" : "segment table") + " page (level " +
               std::to_string(page->level) + ", index " + std::to_string(page->index) +
               ") in segment " + std::to_string(where.segment().value) + " block " +
-              std::to_string(where.block_index()) + " is damaged: " +
-              (read.ok() ? "its check failed" : read.error().message()));
+              std::to_string(where.block_index()) +
+              " is damaged: " + (read.ok() ? "its check failed" : read.error().message()));
     finish_load(*page, PageOutcome::damaged);
     co_return;
   }
@@ -312,8 +310,13 @@ void PagedArray::end_flush(Page& page) {
 }
 
 format::PageIdentity PagedArray::identity_of(const Page& page, BlockLocation location) const {
-  return {volume_, storage_.epoch_of(location.segment()), location.segment(),
-          location.block_index(), kind_, page.level, page.index};
+  return {volume_,
+          storage_.epoch_of(location.segment()),
+          location.segment(),
+          location.block_index(),
+          kind_,
+          page.level,
+          page.index};
 }
 
 }  // namespace holdfast

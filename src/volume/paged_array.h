@@ -34,8 +34,8 @@ struct Page;
 
 enum class PageOutcome : std::uint8_t { ready, absent, damaged };
 
-// Somebody who waits for a page. on_page runs when the outcome is known; with `ready` the page stays
-// resident during the call, beyond it only if pinned.
+// Somebody who waits for a page. on_page runs when the outcome is known; with `ready` the page
+// stays resident during the call, beyond it only if pinned.
 struct PageWaiter {
   using Callback = void (*)(PageWaiter& waiter, PageOutcome outcome, Page* page);
   Callback on_page = nullptr;

@@ -79,8 +79,8 @@ void VolumeImpl::run(ReadOp& op) {
   maybe_finish(op);
 }
 
-// One run of blocks with one answer: zeros, or consecutive places in a segment. False: the operation
-// waits and will be run again.
+// One run of blocks with one answer: zeros, or consecutive places in a segment. False: the
+// operation waits and will be run again.
 bool VolumeImpl::read_run(ReadOp& op, Page& leaf, std::uint64_t block, std::uint64_t leaf_end) {
   const std::uint64_t blocks_end = std::min(leaf_end, divide_up(op.end, kBlockBytes));
   const MapEntry first = entry_of(leaf, block);
@@ -250,9 +250,9 @@ Task<void> VolumeImpl::retry_disk_read(DiskRead* read) {
   finish_disk_read(*read, status);
 }
 
-// Takes what is not yet durable from memory; waits out path failures; follows a block that has moved
-// or was written anew meanwhile. Only what fails its check where the map says it is now is a medium
-// error.
+// Takes what is not yet durable from memory; waits out path failures; follows a block that has
+// moved or was written anew meanwhile. Only what fails its check where the map says it is now is a
+// medium error.
 Task<BlockStatus> VolumeImpl::read_block_again(std::uint64_t block, MapEntry entry,
                                                std::span<std::byte> into) {
   for (;;) {
@@ -263,8 +263,7 @@ Task<BlockStatus> VolumeImpl::read_block_again(std::uint64_t block, MapEntry ent
     }
     const Result<void> read = co_await store_.read_block(entry.location, into);
     if (read.ok() && crc32c(into) == entry.checksum) co_return BlockStatus::ok;
-    const PagedArray::Lookup found =
-        co_await map_.get(0, block / kMapEntriesPerPage, false);
+    const PagedArray::Lookup found = co_await map_.get(0, block / kMapEntriesPerPage, false);
     if (found.outcome == PageOutcome::damaged) co_return BlockStatus::medium_error;
     MapEntry now;  // a hole, where the leaf is absent
     if (found.outcome == PageOutcome::ready) now = entry_of(*found.page, block);

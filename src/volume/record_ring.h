@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// RecordRing: the memory of the records that are open, in flight or acknowledged but not yet durable,
-// as one circular buffer: records come and go in log order. Its size is the bound on retained bytes.
-// The memory is taken with the first record and given back when the ring is empty and idle.
+// RecordRing: the memory of the records that are open, in flight or acknowledged but not yet
+// durable, as one circular buffer: records come and go in log order. Its size is the bound on
+// retained bytes. The memory is taken with the first record and given back when the ring is empty
+// and idle.
 #pragma once
 
 #include <cstddef>

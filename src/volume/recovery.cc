@@ -7,10 +7,10 @@
 // with the same content. Replay looks for one sequence after the other, in the latest segment that
 // has it intact, and ends at the first that is nowhere: what is restored is a prefix of the log.
 //
-// Records say up to which sequence all was durable when they were written. What lies behind the last
-// such mark may never reach the disk, even if a sync succeeds now (an earlier failed one may have
-// consumed the error), so it is written once more, the same bytes to the same place, and synced
-// before the new root refers to it.
+// Records say up to which sequence all was durable when they were written. What lies behind the
+// last such mark may never reach the disk, even if a sync succeeds now (an earlier failed one may
+// have consumed the error), so it is written once more, the same bytes to the same place, and
+// synced before the new root refers to it.
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
@@ -125,8 +125,9 @@ Task<Result<std::vector<VolumeImpl::Replay>>> VolumeImpl::find_chain(
     if (error == ENODATA) continue;
     if (error != 0) {
       co_return Error(ErrorCode::path_failure,
-                      "segment " + std::to_string(id.number.value) + " cannot be read: " +
-                          std::strerror(error) + "; open the volume again once the storage answers");
+                      "segment " + std::to_string(id.number.value) +
+                          " cannot be read: " + std::strerror(error) +
+                          "; open the volume again once the storage answers");
     }
     const std::optional<RecordView> record = RecordView::parse(block.span());
     if (!record.has_value()) continue;  // never written, or torn: nothing in it was acknowledged

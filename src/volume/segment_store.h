@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The segments of one volume: open file handles (bounded, least recently used given up), the segment
-// table (what is live where), creating and removing.
+// The segments of one volume: open file handles (bounded, least recently used given up), the
+// segment table (what is live where), creating and removing.
 //
 // Invariants:
-//  - Every segment that any stored location names has an entry in the table, with the exact count of
+//  - Every segment that any stored location names has an entry in the table, with the exact count
+//  of
 //    live blocks as of the last applied record or assigned page.
 //  - A segment is removed only after a root was published in whose table it has no live block, and
 //    which needs none of its records for replay.

@@ -360,20 +360,20 @@ Task<Result<void>> Volume::create(Executor& executor, Pool& pool, VolumeCreateOp
 
 namespace {
 
-// Roots are published whole or not at all, so a newest one that is damaged was damaged later: an older
-// one would silently take the volume back in time, to segments that may be freed.
+// Roots are published whole or not at all, so a newest one that is damaged was damaged later: an
+// older one would silently take the volume back in time, to segments that may be freed.
 Task<Result<format::Root>> newest_root(Pool& pool, VolumeId id, std::vector<RootId>& all) {
   CO_TRY_ASSIGN(all, co_await pool.list_roots(id));
   if (all.empty()) {
-    co_return Error(ErrorCode::corrupt, "volume " + id.to_string() +
-                                            " has no root; restore it from a backup");
+    co_return Error(ErrorCode::corrupt,
+                    "volume " + id.to_string() + " has no root; restore it from a backup");
   }
   const RootId newest = *std::max_element(all.begin(), all.end());
   CO_TRY_ASSIGN(std::vector<std::byte> bytes, co_await pool.read_root(newest));
   Result<format::Root> root = format::decode_root(bytes, newest);
   if (root.ok() || root.error().code() == ErrorCode::unsupported) co_return root;
-  co_return Error(ErrorCode::corrupt, "volume " + id.to_string() + " cannot be opened: " +
-                                          root.error().message() +
+  co_return Error(ErrorCode::corrupt, "volume " + id.to_string() +
+                                          " cannot be opened: " + root.error().message() +
                                           "; check the storage under the pool, then restore the "
                                           "volume from a backup");
 }

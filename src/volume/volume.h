@@ -3,8 +3,8 @@
 // A volume: a virtual disk whose data is a log. See docs/ARCHITECTURE.md for how the parts work
 // together and docs/format.md for what is stored.
 //
-// Thread: the executor's. Owner: host/ (or a test). Lifetime: open() to close(); destroying a volume
-// without close() is what a crash does, and loses nothing that was flushed.
+// Thread: the executor's. Owner: host/ (or a test). Lifetime: open() to close(); destroying a
+// volume without close() is what a crash does, and loses nothing that was flushed.
 #pragma once
 
 #include <cstdint>
@@ -52,8 +52,8 @@ struct VolumeStatistics {
   std::uint64_t errors = 0;          // requests answered with anything but ok
   std::uint64_t corrupt_blocks = 0;  // reads of stored bytes that failed their check
   // Space.
-  std::uint64_t live_bytes = 0;       // blocks the map refers to
-  std::uint64_t segment_bytes = 0;    // allocated to segments
+  std::uint64_t live_bytes = 0;     // blocks the map refers to
+  std::uint64_t segment_bytes = 0;  // allocated to segments
   std::uint64_t segment_count = 0;
   // The log and its checkpoints.
   std::uint64_t epoch = 0;

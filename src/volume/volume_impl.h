@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // Volume's implementation: puts the main log, the map, the segment store and checkpoints together.
-// Split over volume.cc (life, admission, flush), write_op.cc, read_op.cc, checkpoint.cc, recovery.cc.
+// Split over volume.cc (life, admission, flush), write_op.cc, read_op.cc, checkpoint.cc,
+// recovery.cc.
 //
-// Memory: everything is bounded by VolumeOptions and limits.h; an idle volume gives its buffers back.
-// Thread: the executor's.
+// Memory: everything is bounded by VolumeOptions and limits.h; an idle volume gives its buffers
+// back. Thread: the executor's.
 #pragma once
 
 #include <cstdint>
@@ -185,7 +186,7 @@ class VolumeImpl final : public Volume, private MainLogClient {
   List<WriteOp, &WriteOp::wait_link> room_waiters_;
   List<WriteOp, &WriteOp::wait_link> crowd_waiters_;
   std::uint64_t pinned_by_records_ = 0;  // leaves, counted for each record
-  std::size_t edge_writes_ = 0;  // active, with partial blocks
+  std::size_t edge_writes_ = 0;          // active, with partial blocks
   std::vector<std::unique_ptr<ReadOp>> read_ops_;
   std::vector<ReadOp*> free_read_ops_;
   List<ReadOp, &ReadOp::link> active_reads_;

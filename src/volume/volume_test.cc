@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// A volume on the kernel's file system: what it stores, across closing, dying and damage. Crashes at
-// every point and hostile storage are the simulator's (sim/).
+// A volume on the kernel's file system: what it stores, across closing, dying and damage. Crashes
+// at every point and hostile storage are the simulator's (sim/).
 #include "volume/volume.h"
 
 #include <gtest/gtest.h>
@@ -197,7 +197,8 @@ TEST_F(VolumeTest, DiscardOfAHugeEmptyRangeTakesNoSpace) {
 
 TEST_F(VolumeTest, WhollyDeadSegmentsAreFreed) {
   make(8 * kMiB);
-  for (int round = 0; round < 10; ++round) write(0, pattern(8 * kMiB, 100u + static_cast<unsigned>(round)));
+  for (int round = 0; round < 10; ++round)
+    write(0, pattern(8 * kMiB, 100u + static_cast<unsigned>(round)));
   ASSERT_TRUE(run(volume_->checkpoint()).ok());
   ASSERT_TRUE(run(volume_->checkpoint()).ok());
   EXPECT_LT(volume_->statistics().segment_count, 16u)
@@ -268,8 +269,7 @@ TEST_F(VolumeTest, DamagedBlocksAreMediumErrorsAndNeverData) {
   ASSERT_EQ(damaged, 1);
   open();
   Bytes bytes(4096);
-  EXPECT_EQ(submit(BlockOperation::read, 10 * 4096, 4096, bytes.data()),
-            BlockStatus::medium_error);
+  EXPECT_EQ(submit(BlockOperation::read, 10 * 4096, 4096, bytes.data()), BlockStatus::medium_error);
   EXPECT_EQ(bytes, Bytes(4096)) << "damaged bytes must not be handed out";
   EXPECT_EQ(volume_->statistics().corrupt_blocks, 1u);
   EXPECT_EQ(submit(BlockOperation::read, 9 * 4096, 4096, bytes.data()), BlockStatus::ok);
@@ -313,6 +313,55 @@ TEST_F(VolumeTest, ManyRequestsInFlightCompleteAndSurvive) {
     ASSERT_EQ(read(static_cast<std::uint64_t>(i) * 4096, 4096),
               pattern(4096, static_cast<std::uint64_t>(i)));
   }
+}
+
+TEST_F(VolumeTest, RecoveryOfManyAbsentPagesIsALoopNotARecursion) {
+  make(16 * kGiB);
+  ASSERT_EQ(submit(BlockOperation::write_zeroes, 0, 16 * kGiB, nullptr, true, true),
+            BlockStatus::ok);
+  die();
+  open();  // would overflow the stack if each absent leaf took a frame of it
+  auto status = run(volume_->block_status(0, 16 * kGiB, 10));
+  ASSERT_TRUE(status.ok());
+  ASSERT_EQ(status->size(), 1u);
+  EXPECT_TRUE((*status)[0].zero && !(*status)[0].hole);
+}
+
+TEST_F(VolumeTest, AWriteThatWaitsForPageMemoryIsBoundedAndDoesNotStopClosing) {
+  options_.page_cache_bytes = limits::kPageCacheBytesMin;
+  make(kTiB);
+  BlockRequest request;
+  std::optional<BlockStatus> status;
+  request.operation = BlockOperation::write_zeroes;
+  request.keep_allocated = true;
+  request.length_bytes = 8 * kGiB;  // 6,242 leaves; the cache holds 256
+  request.context = &status;
+  request.on_complete = [](BlockRequest& done, BlockStatus result) {
+    static_cast<std::optional<BlockStatus>*>(done.context)->emplace(result);
+  };
+  volume_->submit(request);
+  for (int turn = 0; turn < 20; ++turn) loop_->run_turn(1ms);
+  EXPECT_LE(volume_->statistics().cached_page_bytes, 4 * limits::kPageCacheBytesMin);
+  close();
+  EXPECT_EQ(status, BlockStatus::ok);
+}
+
+TEST_F(VolumeTest, ADamagedNewestRootIsRefusedRatherThanTakenBackInTime) {
+  make(8 * kMiB);
+  write(0, pattern(4096, 1));
+  close();
+  int damaged = 0;
+  for (const auto& entry : std::filesystem::recursive_directory_iterator(directory_.path())) {
+    if (entry.path().filename().string().rfind("root-", 0) != 0) continue;
+    std::fstream file(entry.path(), std::ios::in | std::ios::out | std::ios::binary);
+    file.seekp(100);
+    file.put('x');
+    ++damaged;
+  }
+  ASSERT_EQ(damaged, 1) << "superseded roots are removed";
+  const auto opened = run(Volume::open(*loop_, *pool_, id_, options_));
+  ASSERT_FALSE(opened.ok());
+  EXPECT_EQ(opened.error().code(), ErrorCode::corrupt);
 }
 
 }  // namespace

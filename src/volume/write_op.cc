@@ -76,8 +76,8 @@ bool VolumeImpl::set_write_range(WriteOp& op) {
   return true;
 }
 
-// Whether `op` must wait: merging reads what a write in flight may be changing, and a write must not
-// slip under a merge. Rare: only partial blocks conflict.
+// Whether `op` must wait: merging reads what a write in flight may be changing, and a write must
+// not slip under a merge. Rare: only partial blocks conflict.
 bool VolumeImpl::conflicts(const WriteOp& op) {
   if (edge_writes_ == 0 && !op.has_edges() && conflicting_writes_.empty()) return false;
   for (WriteOp* other = active_writes_.front(); other != nullptr;
@@ -144,8 +144,7 @@ namespace {
 
 ExtentKind extent_kind(const BlockRequest& request, bool at_edge) {
   if (at_edge || request.operation == BlockOperation::write) return ExtentKind::data;
-  const bool keep =
-      request.operation == BlockOperation::write_zeroes && request.keep_allocated;
+  const bool keep = request.operation == BlockOperation::write_zeroes && request.keep_allocated;
   return keep ? ExtentKind::zero : ExtentKind::hole;
 }
 
@@ -164,8 +163,7 @@ void VolumeImpl::place(WriteOp& op) {
       return;
     }
     const bool at_edge = op.is_at_edge();
-    const std::uint64_t span_end =
-        at_edge ? op.cursor + 1 : op.end - (op.tail_is_partial ? 1 : 0);
+    const std::uint64_t span_end = at_edge ? op.cursor + 1 : op.end - (op.tail_is_partial ? 1 : 0);
     const std::uint64_t leaf = op.cursor / kMapEntriesPerPage;
     const std::uint64_t leaf_end = std::min((leaf + 1) * kMapEntriesPerPage, span_end);
     const ExtentKind kind = extent_kind(*op.request, at_edge);
@@ -325,8 +323,7 @@ Task<void> VolumeImpl::relocate(LogRecord& record) {
     if (extent.kind != ExtentKind::data) continue;
     for (std::uint64_t block = extent.first_block.value;
          block < extent.first_block.value + extent.block_count; ++block, ++payload_index) {
-      const PagedArray::Lookup found =
-          co_await map_.get(0, block / kMapEntriesPerPage, false);
+      const PagedArray::Lookup found = co_await map_.get(0, block / kMapEntriesPerPage, false);
       if (found.outcome != PageOutcome::ready) continue;
       const auto slot = static_cast<std::uint32_t>(block % kMapEntriesPerPage);
       const BlockLocation before{record.old_payload.raw + payload_index};
