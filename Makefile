@@ -47,13 +47,15 @@ demo: build
 
 # Sanitizers first: the last thing printed is the summary of the full run. -O0: g++ takes three
 # times as long over instrumented code with -O1, and on two cores that is what a run waits for.
+# Without optimisation g++ makes no tail calls between coroutines, so those tests want a big stack.
 test:
 	@tools/install_packages build test
 	cmake --preset release -B $(BUILD_DIR) $(CMAKE_ARGUMENTS)
 	cmake --build $(BUILD_DIR) -j $(JOBS)
 	cmake --preset asan -B $(ASAN_DIR) -DCMAKE_CXX_FLAGS_RELWITHDEBINFO='-O0 -g1' $(CMAKE_ARGUMENTS)
 	cmake --build $(ASAN_DIR) -j $(JOBS)
-	$(CTEST) --test-dir $(ASAN_DIR) -L 'unit|fuzz|sanitized'
+	ulimit -s unlimited 2>/dev/null; \
+	  $(CTEST) --test-dir $(ASAN_DIR) -L 'unit|fuzz|sanitized' -E '^unit\.sim$$'
 	$(CTEST) --test-dir $(BUILD_DIR)
 
 bench: build

@@ -245,9 +245,8 @@ Task<Result<void>> VolumeImpl::make_replayed_durable() {
     if (record.sequence <= durable_) continue;
     if (opened != record.segment) {
       opened = record.segment;
-      const SegmentId id{id_, root_.id.epoch, record.segment};
       file.reset();
-      CO_TRY_ASSIGN(file, co_await pool_.open_segment(id, true));
+      CO_TRY_ASSIGN(file, co_await store_.open_file(record.segment, true));
     }
     AlignedBuffer bytes(record.blocks * kBlockBytes);
     const std::uint64_t offset_bytes = record.block_index * kBlockBytes;

@@ -26,7 +26,9 @@ SegmentStore::SegmentStore(Executor& executor, Pool& pool, VolumeId volume, Page
       hold_(hold),
       table_(format::ArrayKind::segment_table, volume, memory, *this) {}
 
-SegmentStore::~SegmentStore() { idle_.clear(); }
+SegmentStore::~SegmentStore() {
+  idle_.clear();
+}
 
 void SegmentStore::set_listed(const std::vector<SegmentId>& segments) {
   for (const SegmentId& id : segments) listed_[id.number.value] = id.epoch;
@@ -160,7 +162,7 @@ Task<Result<Segment*>> SegmentStore::create(SegmentStream stream, bool hold_erro
     const SegmentNumber number = next_;
     ++next_.value;
     CO_TRY(co_await prepare_entry(number));
-    trim_handles(limits::kOpenSegmentsMax);
+    trim_handles(handles_max_ - 1);
     const SegmentId id{volume_, epoch_, number};
     Result<std::unique_ptr<File>> file = co_await pool_.create_segment(id, purpose);
     if (file.ok()) {
@@ -182,7 +184,7 @@ Task<Result<Segment*>> SegmentStore::create(SegmentStream stream, bool hold_erro
     if (!hold_errors) co_return file.take_error();
     // A log that cannot grow waits whatever the reason: nothing else would keep the guest's data.
     if (reason == HoldReason::none) reason = HoldReason::path;
-    trim_handles(open_.size() / 2);  // in case it was for want of file descriptors
+    give_up_handles();
     const Duration delay = held.failed(reason, file.error().message());
     co_await sleep_for(executor_, delay);
   }
@@ -230,37 +232,53 @@ Segment* SegmentStore::try_acquire(SegmentNumber segment) {
 }
 
 Task<Result<Segment*>> SegmentStore::acquire(SegmentNumber segment) {
+  if (Segment* opened = try_acquire(segment); opened != nullptr) co_return opened;
+  trim_handles(handles_max_ - 1);
+  CO_TRY_ASSIGN(std::unique_ptr<File> file, co_await open_file(segment, false));
+  if (Segment* opened = try_acquire(segment); opened != nullptr) co_return opened;
+  auto owned = std::make_unique<Segment>();
+  owned->number = segment;
+  owned->epoch = epoch_of(segment);
+  owned->file = std::move(file);
+  owned->users = 1;
+  Segment* const opened = owned.get();
+  open_[segment.value] = std::move(owned);
+  co_return opened;
+}
+
+Task<Result<std::unique_ptr<File>>> SegmentStore::open_file(SegmentNumber segment, bool writable) {
+  const SegmentId id{volume_, epoch_of(segment), segment};
   HoldTracker::Operation held(hold_);
   for (;;) {
-    if (Segment* opened = try_acquire(segment); opened != nullptr) co_return opened;
-    trim_handles(limits::kOpenSegmentsMax);
-    const SegmentId id{volume_, epoch_of(segment), segment};
-    Result<std::unique_ptr<File>> file = co_await pool_.open_segment(id);
+    Result<std::unique_ptr<File>> file = co_await pool_.open_segment(id, writable);
     if (file.ok()) {
-      if (Segment* opened = try_acquire(segment); opened != nullptr) co_return opened;
-      auto owned = std::make_unique<Segment>();
-      owned->number = segment;
-      owned->epoch = id.epoch;
-      owned->file = std::move(file).value();
-      owned->users = 1;
-      Segment* const opened = owned.get();
-      open_[segment.value] = std::move(owned);
-      co_return opened;
+      grow_handles_max();
+      co_return file;
     }
     const ErrorCode code = file.error().code();
-    if (code == ErrorCode::corrupt) co_return file.take_error();
+    if (code == ErrorCode::corrupt) co_return file;
     if (code == ErrorCode::not_found) {
       // Missing for good, or is the whole volume out of sight, as when a mount has gone?
       const Result<std::vector<RootId>> roots = co_await pool_.list_roots(volume_);
-      if (roots.ok() && !roots->empty()) {
-        co_return file.take_error();
-      }
+      if (roots.ok() && !roots->empty()) co_return file;
     }
-    // Anything else heals: an unreachable path, or too few file descriptors.
-    trim_handles(open_.size() / 2);
+    give_up_handles();
     const Duration delay = held.failed(HoldReason::path, file.error().message());
     co_await sleep_for(executor_, delay);
   }
+}
+
+// An open that fails may be for want of file descriptors: keep fewer from now on, and find out
+// slowly whether more are to be had again.
+void SegmentStore::give_up_handles() {
+  handles_max_ = std::max(kHandlesMin, std::min(handles_max_, open_.size() / 2));
+  trim_handles(handles_max_);
+}
+
+void SegmentStore::grow_handles_max() {
+  if (++opens_since_growth_ < kOpensPerGrowth || handles_max_ >= limits::kOpenSegmentsMax) return;
+  opens_since_growth_ = 0;
+  ++handles_max_;
 }
 
 void SegmentStore::release(Segment& segment) {

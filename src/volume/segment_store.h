@@ -87,6 +87,8 @@ class SegmentStore final : public PageStorage {
   // A handle at once, or null: then acquire(). Each needs a release().
   Segment* try_acquire(SegmentNumber segment);
   Task<Result<Segment*>> acquire(SegmentNumber segment);
+  // A file of the caller's own. Waits out unreachable storage and want of file descriptors.
+  Task<Result<std::unique_ptr<File>>> open_file(SegmentNumber segment, bool writable);
   void release(Segment& segment);
 
   Task<Result<void>> read_block(format::BlockLocation location,
@@ -94,9 +96,14 @@ class SegmentStore final : public PageStorage {
   Epoch epoch_of(SegmentNumber segment) const override;
 
  private:
+  static constexpr std::size_t kHandlesMin = 8;
+  static constexpr std::size_t kOpensPerGrowth = 64;
+
   std::byte* entry_bytes(SegmentNumber segment) const;
   Task<Result<void>> load_table_pages(std::uint8_t level, std::uint64_t index);
   void trim_handles(std::size_t keep_count);
+  void give_up_handles();
+  void grow_handles_max();
 
   Executor& executor_;
   Pool& pool_;
@@ -106,6 +113,8 @@ class SegmentStore final : public PageStorage {
   SegmentNumber next_{1};
   std::unordered_map<std::uint64_t, Epoch> listed_;
   std::unordered_map<std::uint64_t, std::unique_ptr<Segment>> open_;
+  std::size_t handles_max_ = limits::kOpenSegmentsMax;  // falls when opening fails
+  std::size_t opens_since_growth_ = 0;
   List<Segment, &Segment::lru_link> idle_;  // users == 0, least recently used first
   mutable PagedArray table_;
   std::vector<Page*> pinned_;
