@@ -361,7 +361,8 @@ Task<Result<std::vector<BlockExtent>>> VolumeImpl::block_status(std::uint64_t of
   while (offset_bytes < end) {
     std::uint64_t block = offset_bytes / kBlockBytes;
     const std::uint64_t leaf = block / kMapEntriesPerPage;
-    const PagedArray::Lookup found = co_await map_.get(0, leaf, false);
+    PagedArray::Lookup found{PageOutcome::ready, map_.find_leaf(leaf)};
+    if (found.page == nullptr) found = co_await map_.get(0, leaf, false);
     if (found.outcome == PageOutcome::damaged) {
       co_return Error(ErrorCode::corrupt, "a page of the block map is damaged");
     }

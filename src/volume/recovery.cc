@@ -309,7 +309,11 @@ Task<void> VolumeImpl::apply_found(SegmentNumber segment, const std::vector<Foun
 }
 
 Task<void> VolumeImpl::load_leaves(LeafLoads* loads) {
-  while (loads->next < loads->leaves.size()) {
+  for (std::size_t count = 1; loads->next < loads->leaves.size(); ++count) {
+    // Loads without I/O follow each other at once; builds without optimisation nest them on the
+    // stack, so let it unwind now and then.
+    if (count % kLeafLoadsAtOnce == 0) co_await sleep_for(executor_, 0ns);
+    if (loads->next == loads->leaves.size()) break;
     const auto [leaf, create] = loads->leaves[loads->next++];
     const PagedArray::Lookup found = co_await map_.get(0, leaf, create);
     if (found.outcome != PageOutcome::ready) continue;

@@ -323,7 +323,9 @@ Task<void> VolumeImpl::relocate(LogRecord& record) {
     if (extent.kind != ExtentKind::data) continue;
     for (std::uint64_t block = extent.first_block.value;
          block < extent.first_block.value + extent.block_count; ++block, ++payload_index) {
-      const PagedArray::Lookup found = co_await map_.get(0, block / kMapEntriesPerPage, false);
+      const std::uint64_t leaf = block / kMapEntriesPerPage;
+      PagedArray::Lookup found{PageOutcome::ready, map_.find_leaf(leaf)};
+      if (found.page == nullptr) found = co_await map_.get(0, leaf, false);
       if (found.outcome != PageOutcome::ready) continue;
       const auto slot = static_cast<std::uint32_t>(block % kMapEntriesPerPage);
       const BlockLocation before{record.old_payload.raw + payload_index};
