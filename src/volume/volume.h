@@ -52,7 +52,7 @@ struct VolumeStatistics {
   std::uint64_t errors = 0;          // requests answered with anything but ok
   std::uint64_t corrupt_blocks = 0;  // reads of stored bytes that failed their check
   // Space.
-  std::uint64_t live_bytes = 0;     // blocks the map refers to
+  std::uint64_t live_bytes = 0;     // guest blocks, and pages of the map and the segment table
   std::uint64_t segment_bytes = 0;  // allocated to segments
   std::uint64_t segment_count = 0;
   // The log and its checkpoints.
