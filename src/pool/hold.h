@@ -24,6 +24,10 @@ std::string_view hold_reason_text(HoldReason reason);
 // none: final.
 HoldReason sort_error(const Error& error);
 HoldReason sort_errno(int error);
+// For what must not be given up, such as the log of a volume: a final error waits like a path's.
+inline HoldReason never_final(HoldReason reason) {
+  return reason == HoldReason::none ? HoldReason::path : reason;
+}
 
 // Requests that wait for storage, as an operator sees them.
 struct HoldState {

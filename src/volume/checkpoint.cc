@@ -134,8 +134,7 @@ Task<void> VolumeImpl::checkpoint_once() {
     if (error == 0) break;
     // A failed sync may have lost any of them: the same bytes go to the same places again.
     const std::string detail = std::string("sync of map pages: ") + std::strerror(error);
-    HoldReason reason = sort_errno(error);
-    if (reason == HoldReason::none) reason = HoldReason::path;
+    const HoldReason reason = never_final(sort_errno(error));
     co_await sleep_for(executor_, held.failed(reason, detail));
   }
   held.succeeded();
@@ -290,8 +289,7 @@ Task<void> VolumeImpl::write_page_runs(Flush* flush) {
                           std::span<iovec>(consumed.data(), count));
       if (error == 0) break;
       const std::string detail = std::string("write of map pages: ") + std::strerror(error);
-      HoldReason reason = sort_errno(error);
-      if (reason == HoldReason::none) reason = HoldReason::path;
+      const HoldReason reason = never_final(sort_errno(error));
       co_await sleep_for(executor_, held.failed(reason, detail));
     }
     held.succeeded();
@@ -316,8 +314,7 @@ Task<void> VolumeImpl::publish(const format::Root& root) {
     std::vector<std::byte> bytes = format::encode_root(root);
     const Result<void> published = co_await pool_.publish_root(root.id, std::move(bytes));
     if (published.ok()) break;
-    HoldReason reason = sort_error(published.error());
-    if (reason == HoldReason::none) reason = HoldReason::path;
+    const HoldReason reason = never_final(sort_error(published.error()));
     co_await sleep_for(executor_, held.failed(reason, published.error().message()));
   }
   held.succeeded();

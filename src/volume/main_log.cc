@@ -241,8 +241,7 @@ Task<void> MainLog::retry_append(LogRecord* record) {
   HoldTracker::Operation held(hold_);
   int error = record->io.error;
   while (error != 0) {
-    HoldReason reason = sort_errno(error);
-    if (reason == HoldReason::none) reason = HoldReason::path;
+    const HoldReason reason = never_final(sort_errno(error));
     const std::string detail = std::string("append: ") + std::strerror(error);
     co_await sleep_for(executor_, held.failed(reason, detail));
     // Only the record: the zeros behind it may overlap what a late write of theirs would destroy.
@@ -415,8 +414,7 @@ Task<void> MainLog::rewind() {
   while (appends_in_flight_ != 0 || sync_running_ || relocating_) co_await changed_.wait();
   if (sync_hold_ == nullptr) sync_hold_ = std::make_unique<HoldTracker::Operation>(hold_);
   const std::string detail = std::string("sync: ") + std::strerror(sync_error_);
-  HoldReason reason = sort_errno(sync_error_);
-  if (reason == HoldReason::none) reason = HoldReason::path;
+  const HoldReason reason = never_final(sort_errno(sync_error_));
   co_await sleep_for(executor_, sync_hold_->failed(reason, detail));
   requeue_unsynced();
   rewinding_ = false;

@@ -180,10 +180,9 @@ Task<Result<Segment*>> SegmentStore::create(SegmentStream stream, bool hold_erro
       set_entry(number, fresh);
       co_return segment;
     }
-    HoldReason reason = sort_error(file.error());
     if (!hold_errors) co_return file.take_error();
     // A log that cannot grow waits whatever the reason: nothing else would keep the guest's data.
-    if (reason == HoldReason::none) reason = HoldReason::path;
+    const HoldReason reason = never_final(sort_error(file.error()));
     give_up_handles();
     const Duration delay = held.failed(reason, file.error().message());
     co_await sleep_for(executor_, delay);
