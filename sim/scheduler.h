@@ -132,6 +132,9 @@ class SimHost final : public Executor {
   std::uint64_t random() override { return prng_.next(); }
   void post(std::function<void()> function) override;
   void post_remote(std::function<void()> function) override { post(std::move(function)); }
+  void add(Poller&) override {
+    HOLDFAST_ASSERT(false && "frontends with memory shared with others are not simulated");
+  }
   void defer(Deferred& deferred) override;
   void arm(Timer& timer, MonotonicTime deadline) override;
   void cancel(Timer& timer) override;

@@ -86,6 +86,23 @@ inline constexpr std::size_t kNbdOptionsPerHandshakeMax = 64;
 inline constexpr Duration kNbdHandshakeTime = 10s;
 inline constexpr std::size_t kNbdBlockStatusExtentsMax = 1024;
 
+// vhost-user-blk.
+inline constexpr std::uint32_t kVhostQueuesMax = 16;
+inline constexpr std::uint32_t kVhostQueueSizeMax = 1024;  // descriptors of one queue
+// What a guest is told that one request may have; and what is accepted, header and status included.
+inline constexpr std::uint32_t kVhostSegmentsPerRequest = 126;
+inline constexpr std::size_t kVhostVectorsPerRequestMax = 256;
+inline constexpr std::uint64_t kVhostRequestBytesMax = 32 * kMiB;
+inline constexpr std::uint32_t kVhostDiscardSegmentsMax = 32;
+inline constexpr std::uint64_t kVhostDiscardBytesMax = 1 * kGiB;  // of one segment
+inline constexpr std::size_t kVhostLongRequestsMax = 1024;  // of one session, with many vectors
+inline constexpr std::size_t kVhostMemoryRegionsMax = 64;
+inline constexpr std::size_t kVhostMessageBytesMax = 4096;
+inline constexpr std::size_t kVhostSessionsMax = 4;  // of one volume; one of them runs its queues
+inline constexpr Duration kVhostPollTimeMax = 32us;  // looks for new requests before it sleeps
+inline constexpr Duration kVhostPollTimeMin = 4us;
+inline constexpr std::size_t kSharedMappingsMax = 8192;  // of the whole daemon
+
 // Control interface.
 inline constexpr std::size_t kApiBodyBytesMax = 1 * kMiB;
 inline constexpr std::size_t kApiThreads = 4;

@@ -183,8 +183,8 @@ void Disk::give_back(Operation& operation) {
 }
 
 void Disk::close_descriptor(int descriptor) {
-  auto work = [file = file_calls::Descriptor(descriptor)]() mutable {
-    file = file_calls::Descriptor();
+  auto work = [file = Descriptor(descriptor)]() mutable {
+    file = Descriptor();
     return true;
   };
   worker_.add(std::make_unique<FunctionJob<decltype(work)>>(std::move(work)));
@@ -194,7 +194,7 @@ void Disk::close_descriptor(int descriptor) {
 
 Task<Result<std::unique_ptr<File>>> Disk::open(std::string path, FileOpenOptions options) {
   auto work = [path = std::move(path), options] { return file_calls::open(path, options); };
-  CO_TRY_ASSIGN(file_calls::Descriptor file, co_await BlockingCall(worker_, std::move(work)));
+  CO_TRY_ASSIGN(Descriptor file, co_await BlockingCall(worker_, std::move(work)));
   co_return std::unique_ptr<File>(std::make_unique<DiskFile>(*this, file.release()));
 }
 
@@ -261,7 +261,7 @@ Task<Result<std::unique_ptr<FileLock>>> Disk::lock(std::string path, std::string
   auto work = [path = std::move(path), holder = std::move(holder)] {
     return file_calls::lock(path, holder);
   };
-  CO_TRY_ASSIGN(file_calls::Descriptor file, co_await BlockingCall(worker_, std::move(work)));
+  CO_TRY_ASSIGN(Descriptor file, co_await BlockingCall(worker_, std::move(work)));
   co_return std::unique_ptr<FileLock>(std::make_unique<DiskLock>(*this, file.release()));
 }
 

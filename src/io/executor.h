@@ -59,6 +59,26 @@ class Deferred {
   void* context_;
 };
 
+// Something to look at in every turn of the executor, such as memory shared with another process.
+// While a look answers true the executor goes on turning instead of sleeping, so this is for short
+// times in which waiting to be woken costs more. Owned by the caller; its destructor removes it.
+class Poller {
+ public:
+  using Callback = bool (*)(void* context);
+  Poller(Callback callback, void* context) : callback_(callback), context_(context) {}
+  Poller(const Poller&) = delete;
+  Poller& operator=(const Poller&) = delete;
+  ~Poller() { link.unlink(); }
+
+  bool look() { return callback_(context_); }
+  void remove() { link.unlink(); }
+  ListLink link;
+
+ private:
+  Callback callback_;
+  void* context_;
+};
+
 class Executor {
  public:
   virtual ~Executor() = default;
@@ -74,6 +94,9 @@ class Executor {
   virtual void post_remote(std::function<void()> function) = 0;
   // Arming what is armed already does nothing.
   virtual void defer(Deferred& deferred) = 0;
+  // From now on, until the poller is removed; not from inside a look. After timers, before what is
+  // deferred.
+  virtual void add(Poller& poller) = 0;
   // Arming an armed timer moves it.
   virtual void arm(Timer& timer, MonotonicTime deadline) = 0;
   virtual void cancel(Timer& timer) = 0;

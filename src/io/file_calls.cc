@@ -87,15 +87,6 @@ std::string read_holder(int descriptor) {
 
 }  // namespace
 
-Descriptor& Descriptor::operator=(Descriptor&& other) noexcept {
-  std::swap(descriptor_, other.descriptor_);
-  return *this;
-}
-
-Descriptor::~Descriptor() {
-  if (descriptor_ >= 0) close(descriptor_);
-}
-
 Result<Descriptor> open(const std::string& path, const FileOpenOptions& options) {
   int flags = (options.writable ? O_RDWR : O_RDONLY) | O_CLOEXEC | O_DIRECT;
   if (options.create_new) flags |= O_CREAT | O_EXCL;

@@ -53,8 +53,9 @@ struct Loop::Ring {
   int initialize() {
     static constexpr std::array<unsigned, 3> kFlags = {
         IORING_SETUP_R_DISABLED | IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN |
+            IORING_SETUP_TASKRUN_FLAG | IORING_SETUP_SUBMIT_ALL,
+        IORING_SETUP_R_DISABLED | IORING_SETUP_COOP_TASKRUN | IORING_SETUP_TASKRUN_FLAG |
             IORING_SETUP_SUBMIT_ALL,
-        IORING_SETUP_R_DISABLED | IORING_SETUP_COOP_TASKRUN | IORING_SETUP_SUBMIT_ALL,
         IORING_SETUP_R_DISABLED,
     };
     int result = -EINVAL;
@@ -163,12 +164,15 @@ void Loop::run_turn(Duration wait_max) {
   ensure_enabled();
   if (std::exchange(ring_->event_completed, false)) start(ring_->event_read);
   fill_submission_queue();
-  submit_and_wait(has_work_at_hand() ? Duration::zero() : wait_max);
+  if (!polling_ || wants_kernel()) {
+    submit_and_wait(polling_ || has_work_at_hand() ? Duration::zero() : wait_max);
+  }
   update_now();
   handle_completions();
   if (ring_->event_completed) handle_remote();
   run_posted();
   run_timers();
+  run_pollers();
   run_deferred();
 }
 
@@ -352,6 +356,13 @@ void Loop::run_timers() {
   while (Timer* timer = timers_.pop_due(now_, mark)) TimerQueue::fire(*timer);
 }
 
+void Loop::run_pollers() {
+  polling_ = false;
+  for (Poller* poller = pollers_.front(); poller != nullptr; poller = pollers_.next(*poller)) {
+    if (poller->look()) polling_ = true;
+  }
+}
+
 void Loop::run_deferred() {
   for (int round = 0; round < kDeferredRoundsMax && !deferred_.empty(); ++round) {
     List<Deferred, &Deferred::link> now;
@@ -362,6 +373,14 @@ void Loop::run_deferred() {
 
 bool Loop::has_work_at_hand() const {
   return !posted_.empty() || !deferred_.empty() || !waiting_operations_.empty();
+}
+
+// While polling: is there anything to hand to the kernel, or to let it do? Without the flags (an old
+// kernel) the completions that are there already are seen, and the rest when polling ends.
+bool Loop::wants_kernel() const {
+  const unsigned flags = __atomic_load_n(ring_->uring.sq.kflags, __ATOMIC_RELAXED);
+  return io_uring_sq_ready(&ring_->uring) != 0 || has_work_at_hand() ||
+         (flags & (IORING_SQ_TASKRUN | IORING_SQ_CQ_OVERFLOW)) != 0;
 }
 
 void Loop::wake() {

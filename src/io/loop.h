@@ -94,6 +94,7 @@ class Loop final : public Executor {
   void defer(Deferred& deferred) override {
     if (!deferred.is_armed()) deferred_.push_back(deferred);
   }
+  void add(Poller& poller) override { pollers_.push_back(poller); }
   void arm(Timer& timer, MonotonicTime deadline) override { timers_.arm(timer, *this, deadline); }
   void cancel(Timer& timer) override { timers_.cancel(timer); }
 
@@ -119,14 +120,18 @@ class Loop final : public Executor {
   void handle_remote();
   void run_posted();
   void run_timers();
+  void run_pollers();
   void run_deferred();
   bool has_work_at_hand() const;
+  bool wants_kernel() const;
   void wake();
 
   std::unique_ptr<Ring> ring_;
   MonotonicTime now_{};
   TimerQueue timers_;
   List<Deferred, &Deferred::link> deferred_;
+  List<Poller, &Poller::link> pollers_;
+  bool polling_ = false;  // a poller wants another look at once
   std::vector<std::function<void()>> posted_;
   std::vector<std::function<void()>> posted_now_;  // those of the current turn
   List<LoopOperation, &LoopOperation::link> waiting_operations_;

@@ -11,8 +11,10 @@
 #include <functional>
 #include <memory>
 #include <span>
+#include <vector>
 
 #include "base/result.h"
+#include "io/descriptor.h"
 
 namespace holdfast {
 
@@ -31,8 +33,15 @@ class Stream {
   virtual ~Stream() = default;
   // Receives at least one byte into `buffer` (or the end of the stream).
   virtual void receive(StreamRequest& request, std::span<std::byte> buffer) = 0;
+  // The same, and appends the descriptors that the peer passed along with these bytes.
+  virtual void receive_message(StreamRequest& request, std::span<std::byte> buffer,
+                               std::vector<Descriptor>& descriptors) = 0;
   // Sends everything (short sends are completed below) or fails. The vectors may be modified.
   virtual void send(StreamRequest& request, std::span<iovec> vectors) = 0;
+  // The same, and passes `descriptor` (a copy of it) along with the first byte; it stays open until
+  // on_complete.
+  virtual void send_message(StreamRequest& request, std::span<iovec> vectors,
+                            const Descriptor& descriptor) = 0;
   // Makes requests in flight complete soon (with an error or the end of the stream).
   virtual void shutdown() = 0;
 };

@@ -35,6 +35,7 @@ class TestExecutor final : public Executor {
   void defer(Deferred& deferred) override {
     if (!deferred.is_armed()) deferred_.push_back(deferred);
   }
+  void add(Poller& poller) override { pollers_.push_back(poller); }
   void arm(Timer& timer, MonotonicTime deadline) override { timers_.arm(timer, *this, deadline); }
   void cancel(Timer& timer) override { timers_.cancel(timer); }
 
@@ -52,6 +53,10 @@ class TestExecutor final : public Executor {
     while (Timer* timer = timers_.pop_due(now_, mark)) {
       TimerQueue::fire(*timer);
       worked = true;
+    }
+    // What a look finds shows in what it defers or posts; wanting to look again is no work.
+    for (Poller* poller = pollers_.front(); poller != nullptr; poller = pollers_.next(*poller)) {
+      poller->look();
     }
     while (Deferred* deferred = deferred_.pop_front()) {
       deferred->run();
@@ -98,6 +103,7 @@ class TestExecutor final : public Executor {
   TimerQueue timers_;
   std::deque<std::function<void()>> posted_;
   List<Deferred, &Deferred::link> deferred_;
+  List<Poller, &Poller::link> pollers_;
 };
 
 }  // namespace holdfast

@@ -6,6 +6,8 @@
 // stream.
 #pragma once
 
+#include <unistd.h>
+
 #include <cerrno>
 #include <cstddef>
 #include <cstdint>
@@ -30,6 +32,15 @@ struct TestPeer {
   std::size_t receive_bytes_max = ~std::size_t{0};  // size of the pieces
   std::deque<std::size_t> piece_bytes;  // sizes of the next pieces, before receive_bytes_max counts
 
+  // Descriptors wait for the receive that takes input up to their position, counted from the start.
+  struct Passed {
+    std::size_t position_bytes;
+    Descriptor descriptor;
+  };
+  std::deque<Passed> passed;
+  std::size_t received_bytes = 0;           // by the code under test, ever
+  std::vector<Descriptor> sent_descriptors;  // copies of what the code under test passed
+
   std::vector<std::byte> output;  // what the code under test has sent
   bool reading = true;            // false: sends stall
   int send_error = 0;             // errno for the next send
@@ -43,6 +54,10 @@ struct TestPeer {
   void push(std::span<const std::byte> bytes) {
     input.insert(input.end(), bytes.begin(), bytes.end());
     poke();
+  }
+  // With the next bytes pushed.
+  void pass(Descriptor descriptor) {
+    passed.push_back({received_bytes + input.size(), std::move(descriptor)});
   }
   void end_input() {
     input_ended = true;
@@ -71,13 +86,16 @@ class TestStream final : public Stream {
   }
 
   void receive(StreamRequest& request, std::span<std::byte> buffer) override {
-    HOLDFAST_ASSERT(receive_ == nullptr && !buffer.empty());
-    receive_ = &request;
-    receive_buffer_ = buffer;
-    peer_->receive_buffer_bytes = buffer.size();
-    executor_.post([alive = std::weak_ptr<int>(alive_), this] {
-      if (!alive.expired()) progress();
-    });
+    start_receive(request, buffer, nullptr);
+  }
+  void receive_message(StreamRequest& request, std::span<std::byte> buffer,
+                       std::vector<Descriptor>& descriptors) override {
+    start_receive(request, buffer, &descriptors);
+  }
+  void send_message(StreamRequest& request, std::span<iovec> vectors,
+                    const Descriptor& descriptor) override {
+    peer_->sent_descriptors.emplace_back(dup(descriptor.get()));
+    send(request, vectors);
   }
   void send(StreamRequest& request, std::span<iovec> vectors) override {
     HOLDFAST_ASSERT(send_ == nullptr && !vectors.empty());
@@ -93,6 +111,17 @@ class TestStream final : public Stream {
   }
 
  private:
+  void start_receive(StreamRequest& request, std::span<std::byte> buffer,
+                     std::vector<Descriptor>* descriptors) {
+    HOLDFAST_ASSERT(receive_ == nullptr && !buffer.empty());
+    receive_ = &request;
+    receive_buffer_ = buffer;
+    receive_descriptors_ = descriptors;
+    peer_->receive_buffer_bytes = buffer.size();
+    executor_.post([alive = std::weak_ptr<int>(alive_), this] {
+      if (!alive.expired()) progress();
+    });
+  }
   void progress() {
     progress_send();
     progress_receive();
@@ -133,6 +162,14 @@ class TestStream final : public Stream {
     std::copy(peer_->input.begin(), end, receive_buffer_.begin());
     peer_->input.erase(peer_->input.begin(), end);
     ++peer_->receive_count;
+    peer_->received_bytes += count;
+    while (!peer_->passed.empty() &&
+           peer_->passed.front().position_bytes < peer_->received_bytes) {
+      if (receive_descriptors_ != nullptr) {
+        receive_descriptors_->push_back(std::move(peer_->passed.front().descriptor));
+      }
+      peer_->passed.pop_front();
+    }
     finish(receive_, 0, count);
   }
   static void finish(StreamRequest*& slot, int error, std::size_t transferred) {
@@ -146,6 +183,7 @@ class TestStream final : public Stream {
   std::shared_ptr<TestPeer> peer_;
   StreamRequest* receive_ = nullptr;
   std::span<std::byte> receive_buffer_;
+  std::vector<Descriptor>* receive_descriptors_ = nullptr;
   StreamRequest* send_ = nullptr;
   std::span<iovec> send_vectors_;
   std::shared_ptr<int> alive_ = std::make_shared<int>(0);

@@ -15,12 +15,10 @@
 
 #include "base/log.h"
 #include "io/errors.h"
-#include "io/file_calls.h"
+#include "io/descriptor.h"
 
 namespace holdfast {
 namespace {
-
-using file_calls::Descriptor;
 
 constexpr int kSocketBufferBytes = 1 << 20;
 constexpr std::size_t kVectorsPerCallMax = IOV_MAX;
@@ -44,9 +42,7 @@ class Connection final : public LoopOrphan {
   Connection(Loop& loop, int descriptor) : loop_(loop), socket_(descriptor) {
     receiving_.connection = sending_.connection = this;
     receiving_.prepare = [](LoopOperation& operation, io_uring_sqe& entry) {
-      Connection& self = *static_cast<Half&>(operation).connection;
-      io_uring_prep_recv(&entry, self.socket_.get(), self.receive_buffer_.data(),
-                         self.receive_buffer_.size(), 0);
+      static_cast<Half&>(operation).connection->prepare_receive(entry);
     };
     sending_.prepare = [](LoopOperation& operation, io_uring_sqe& entry) {
       static_cast<Half&>(operation).connection->prepare_send(entry);
@@ -59,15 +55,23 @@ class Connection final : public LoopOrphan {
     };
   }
 
-  void receive(StreamRequest& request, std::span<std::byte> buffer) {
+  // `descriptors`: null, or where to put those that come along.
+  void receive(StreamRequest& request, std::span<std::byte> buffer,
+               std::vector<Descriptor>* descriptors) {
     HOLDFAST_ASSERT(!receiving_.in_flight && !buffer.empty());
     receive_buffer_ = buffer;
+    received_descriptors_ = descriptors;
+    if (descriptors != nullptr && receive_message_ == nullptr) {
+      receive_message_ = std::make_unique<ReceiveMessage>();
+    }
     begin(receiving_, request);
   }
 
-  void send(StreamRequest& request, std::span<iovec> vectors) {
+  // `descriptor`: -1, or one to pass along.
+  void send(StreamRequest& request, std::span<iovec> vectors, int descriptor) {
     HOLDFAST_ASSERT(!sending_.in_flight);
     vectors_ = vectors;
+    sent_descriptor_ = descriptor;
     skip_sent(0);
     begin(sending_, request);
   }
@@ -100,6 +104,46 @@ class Connection final : public LoopOrphan {
     loop_.start(half);
   }
 
+  // More than any message may carry; the kernel closes what does not fit.
+  static constexpr std::size_t kDescriptorsPerReceiveMax = 32;
+
+  struct ReceiveMessage {
+    iovec vector{};
+    msghdr header{};
+    alignas(cmsghdr) std::byte control[CMSG_SPACE(sizeof(int) * kDescriptorsPerReceiveMax)];
+  };
+
+  void prepare_receive(io_uring_sqe& entry) {
+    if (received_descriptors_ == nullptr) {
+      io_uring_prep_recv(&entry, socket_.get(), receive_buffer_.data(), receive_buffer_.size(), 0);
+      return;
+    }
+    ReceiveMessage& message = *receive_message_;
+    message.vector = {receive_buffer_.data(), receive_buffer_.size()};
+    message.header = {};
+    message.header.msg_iov = &message.vector;
+    message.header.msg_iovlen = 1;
+    message.header.msg_control = message.control;
+    message.header.msg_controllen = sizeof message.control;
+    io_uring_prep_recvmsg(&entry, socket_.get(), &message.header, MSG_CMSG_CLOEXEC);
+  }
+
+  // Also for an orphan: what came must be closed.
+  void take_received_descriptors() {
+    msghdr& header = receive_message_->header;
+    for (cmsghdr* part = CMSG_FIRSTHDR(&header); part != nullptr;
+         part = CMSG_NXTHDR(&header, part)) {
+      if (part->cmsg_level != SOL_SOCKET || part->cmsg_type != SCM_RIGHTS) continue;
+      const std::size_t count = (part->cmsg_len - CMSG_LEN(0)) / sizeof(int);
+      for (std::size_t i = 0; i < count; ++i) {
+        int number;
+        std::memcpy(&number, CMSG_DATA(part) + i * sizeof(int), sizeof number);
+        Descriptor descriptor(number);
+        if (!orphaned_) received_descriptors_->push_back(std::move(descriptor));
+      }
+    }
+  }
+
   void prepare_send(io_uring_sqe& entry) {
     if (vectors_.empty()) {
       io_uring_prep_nop(&entry);
@@ -108,6 +152,15 @@ class Connection final : public LoopOrphan {
     message_ = {};
     message_.msg_iov = vectors_.data();
     message_.msg_iovlen = std::min(vectors_.size(), kVectorsPerCallMax);
+    if (sent_descriptor_ >= 0) {
+      message_.msg_control = send_control_;
+      message_.msg_controllen = sizeof send_control_;
+      cmsghdr* const part = CMSG_FIRSTHDR(&message_);
+      part->cmsg_level = SOL_SOCKET;
+      part->cmsg_type = SCM_RIGHTS;
+      part->cmsg_len = CMSG_LEN(sizeof(int));
+      std::memcpy(CMSG_DATA(part), &sent_descriptor_, sizeof(int));
+    }
     // WAITALL: the kernel goes on by itself when the socket has room again.
     io_uring_prep_sendmsg(&entry, socket_.get(), &message_, MSG_NOSIGNAL | MSG_WAITALL);
   }
@@ -116,6 +169,7 @@ class Connection final : public LoopOrphan {
     if (result == -EINTR || result == -EAGAIN) {
       if (!orphaned_) return loop_.start(receiving_);
     }
+    if (result > 0 && received_descriptors_ != nullptr) take_received_descriptors();
     if (result > 0 && receiving_.request != nullptr) {
       receiving_.request->transferred = static_cast<std::size_t>(result);
     }
@@ -127,6 +181,7 @@ class Connection final : public LoopOrphan {
       if (result == -EINTR || result == -EAGAIN) return loop_.start(sending_);
       if (result > 0) {
         sending_.request->transferred += static_cast<std::size_t>(result);
+        sent_descriptor_ = -1;
         skip_sent(static_cast<std::size_t>(result));
         if (!vectors_.empty()) return loop_.start(sending_);
       }
@@ -163,8 +218,12 @@ class Connection final : public LoopOrphan {
   Half receiving_;
   Half sending_;
   std::span<std::byte> receive_buffer_;
+  std::vector<Descriptor>* received_descriptors_ = nullptr;
+  std::unique_ptr<ReceiveMessage> receive_message_;  // once descriptors were asked for
   std::span<iovec> vectors_;
   msghdr message_{};
+  int sent_descriptor_ = -1;
+  alignas(cmsghdr) std::byte send_control_[CMSG_SPACE(sizeof(int))] = {};
   bool orphaned_ = false;
 };
 
@@ -179,10 +238,18 @@ class UnixStream final : public Stream {
   }
 
   void receive(StreamRequest& request, std::span<std::byte> buffer) override {
-    connection_->receive(request, buffer);
+    connection_->receive(request, buffer, nullptr);
+  }
+  void receive_message(StreamRequest& request, std::span<std::byte> buffer,
+                       std::vector<Descriptor>& descriptors) override {
+    connection_->receive(request, buffer, &descriptors);
   }
   void send(StreamRequest& request, std::span<iovec> vectors) override {
-    connection_->send(request, vectors);
+    connection_->send(request, vectors, -1);
+  }
+  void send_message(StreamRequest& request, std::span<iovec> vectors,
+                    const Descriptor& descriptor) override {
+    connection_->send(request, vectors, descriptor.get());
   }
   void shutdown() override { connection_->shut_down(); }
 
@@ -335,6 +402,18 @@ Result<void> remove_stale_socket(const std::string& path, const sockaddr_un& add
 std::unique_ptr<Stream> make_stream(Loop& loop, int descriptor) {
   enlarge_buffers(descriptor);
   return std::make_unique<UnixStream>(loop, descriptor);
+}
+
+std::unique_ptr<Stream> adopt_stream(Loop& loop, Descriptor descriptor) {
+  int domain = 0;
+  int type = 0;
+  socklen_t bytes = sizeof(int);
+  if (getsockopt(descriptor.get(), SOL_SOCKET, SO_DOMAIN, &domain, &bytes) != 0 ||
+      getsockopt(descriptor.get(), SOL_SOCKET, SO_TYPE, &type, &bytes) != 0 ||
+      domain != AF_UNIX || type != SOCK_STREAM) {
+    return nullptr;
+  }
+  return std::make_unique<UnixStream>(loop, descriptor.release());
 }
 
 Result<std::unique_ptr<Stream>> connect_unix(Loop& loop, const std::string& path) {

@@ -14,6 +14,7 @@
 #include <string>
 
 #include "base/result.h"
+#include "io/descriptor.h"
 #include "io/loop.h"
 #include "io/stream.h"
 
@@ -21,6 +22,9 @@ namespace holdfast {
 
 // Takes over a connected stream socket.
 std::unique_ptr<Stream> make_stream(Loop& loop, int descriptor);
+
+// The same for a descriptor that came from somewhere else; null: not a unix stream socket.
+std::unique_ptr<Stream> adopt_stream(Loop& loop, Descriptor descriptor);
 
 Result<std::unique_ptr<Stream>> connect_unix(Loop& loop, const std::string& path);
 

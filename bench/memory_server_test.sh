@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 #
 # The NBD frontend against real clients: libnbd's tools, QEMU's and fio, over a unix socket.
-#   nbd_memory_server_test.sh PROGRAM
+#   memory_server_test.sh PROGRAM
 set -euo pipefail
 
 program=$1

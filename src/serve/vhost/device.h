@@ -1,0 +1,56 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// What the queues of one session share. When a guest breaks the rules of its rings, its device is
+// broken: its queues take no more until the guest resets it. Nobody else notices.
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <string>
+
+#include "io/executor.h"
+#include "serve/vhost/guest_memory.h"
+#include "serve/vhost/request.h"
+#include "serve/vhost/statistics.h"
+#include "serve/vhost/virtio.h"
+
+namespace holdfast::vhost {
+
+struct Device {
+  Device(Executor& executor_value, BlockDevice& block_value, VhostStatistics& statistics_value,
+         Deferred::Callback publish_callback, void* context)
+      : executor(executor_value),
+        block(block_value),
+        statistics(statistics_value),
+        publish(publish_callback, context) {}
+
+  Executor& executor;
+  BlockDevice& block;
+  VhostStatistics& statistics;
+  GuestMemory memory;
+  LongRequestPool long_requests;
+
+  // Negotiated.
+  bool event_index = false;
+  bool indirect = false;
+  bool read_only = false;
+  bool write_through = false;
+  std::array<std::byte, kSerialBytes> serial{};
+
+  Deferred publish;              // armed when a request is done, and when the device breaks
+  std::size_t in_flight = 0;     // requests of all queues
+  bool is_stalled = false;       // a queue waits for room for a long request
+  bool is_broken = false;
+  VhostFault broken_by{};
+
+  void break_down(VhostFault fault) {
+    statistics.count(fault);
+    if (is_broken) return;
+    is_broken = true;
+    broken_by = fault;
+    ++statistics.devices_broken;
+    executor.defer(publish);
+  }
+};
+
+}  // namespace holdfast::vhost

@@ -1,0 +1,110 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "serve/vhost/guest_memory.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "base/limits.h"
+
+namespace holdfast::vhost {
+namespace {
+
+bool wraps(std::uint64_t begin, std::uint64_t size_bytes) { return begin + size_bytes < begin; }
+
+bool overlap(std::uint64_t a, std::uint64_t a_bytes, std::uint64_t b, std::uint64_t b_bytes) {
+  return a < b + b_bytes && b < a + a_bytes;
+}
+
+Error refuse(const std::string& why) {
+  return Error(ErrorCode::invalid_argument, "memory region refused: " + why);
+}
+
+}  // namespace
+
+Result<void> GuestMemory::add(const RegionPlace& place, const Descriptor& file) {
+  if (place.size_bytes == 0 || wraps(place.guest_address, place.size_bytes) ||
+      wraps(place.user_address, place.size_bytes)) {
+    return refuse("it is empty or wraps around");
+  }
+  if (regions_.size() >= limits::kVhostMemoryRegionsMax) return refuse("there are too many");
+  for (const Region& other : regions_) {
+    if (overlap(place.guest_address, place.size_bytes, other.place.guest_address,
+                other.place.size_bytes) ||
+        overlap(place.user_address, place.size_bytes, other.place.user_address,
+                other.place.size_bytes)) {
+      return refuse("it overlaps another one");
+    }
+  }
+  auto memory = TRY(SharedMemory::map(file, place.file_offset_bytes, place.size_bytes));
+  regions_.push_back({place, std::move(memory)});
+  return {};
+}
+
+Result<void> GuestMemory::remove(const RegionPlace& place) {
+  const auto found = std::find_if(regions_.begin(), regions_.end(), [&](const Region& region) {
+    return region.place.guest_address == place.guest_address &&
+           region.place.size_bytes == place.size_bytes &&
+           region.place.user_address == place.user_address;
+  });
+  if (found == regions_.end()) return refuse("there is none at that place to take away");
+  retire(std::move(*found));
+  regions_.erase(found);
+  unmap_unused();
+  return {};
+}
+
+void GuestMemory::remove_all() {
+  for (Region& region : regions_) retire(std::move(region));
+  regions_.clear();
+  unmap_unused();
+}
+
+std::span<std::byte> GuestMemory::guest_bytes(std::uint64_t guest_address,
+                                              std::uint64_t size_bytes) {
+  // Guests have few regions, and use one of them most of the time.
+  if (last_found_ >= regions_.size()) last_found_ = 0;
+  for (std::size_t i = 0; i < regions_.size(); ++i) {
+    const Region& region = regions_[last_found_];
+    const std::uint64_t offset_bytes = guest_address - region.place.guest_address;
+    if (guest_address >= region.place.guest_address && offset_bytes < region.place.size_bytes) {
+      return {region.memory->data() + offset_bytes,
+              std::min(size_bytes, region.place.size_bytes - offset_bytes)};
+    }
+    if (++last_found_ == regions_.size()) last_found_ = 0;
+  }
+  return {};
+}
+
+std::byte* GuestMemory::user_bytes(std::uint64_t user_address, std::uint64_t size_bytes) const {
+  for (const Region& region : regions_) {
+    const std::uint64_t offset_bytes = user_address - region.place.user_address;
+    if (user_address >= region.place.user_address && offset_bytes < region.place.size_bytes &&
+        size_bytes <= region.place.size_bytes - offset_bytes) {
+      return region.memory->data() + offset_bytes;
+    }
+  }
+  return nullptr;
+}
+
+bool GuestMemory::is_lost() const {
+  return std::any_of(regions_.begin(), regions_.end(),
+                     [](const Region& region) { return region.memory->is_lost(); });
+}
+
+void GuestMemory::retire(Region region) {
+  retired_.push_back({std::move(region.memory), oldest_ + in_flight_.size() - 1});
+}
+
+void GuestMemory::unmap_unused() {
+  // Whoever begins from here on cannot find what was taken away.
+  if (!retired_.empty() && retired_.back().generation == oldest_ + in_flight_.size() - 1) {
+    in_flight_.push_back(0);
+  }
+  while (in_flight_.size() > 1 && in_flight_.front() == 0) {
+    in_flight_.pop_front();
+    ++oldest_;
+  }
+  std::erase_if(retired_, [&](const Retired& retired) { return retired.generation < oldest_; });
+}
+
+}  // namespace holdfast::vhost
