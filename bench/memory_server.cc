@@ -63,7 +63,9 @@ Result<Arguments> parse_arguments(int count, char** values) {
   return arguments;
 }
 
-unsigned long long wide(std::uint64_t value) { return value; }
+unsigned long long wide(std::uint64_t value) {
+  return value;
+}
 
 void print_usage() {
   rusage usage{};
@@ -71,8 +73,8 @@ void print_usage() {
   const auto seconds = [](const timeval& time) {
     return static_cast<double>(time.tv_sec) + static_cast<double>(time.tv_usec) / 1e6;
   };
-  std::printf("cpu seconds user %.2f system %.2f, peak memory %ld KiB\n",
-              seconds(usage.ru_utime), seconds(usage.ru_stime), usage.ru_maxrss);
+  std::printf("cpu seconds user %.2f system %.2f, peak memory %ld KiB\n", seconds(usage.ru_utime),
+              seconds(usage.ru_stime), usage.ru_maxrss);
 }
 
 void print_fault(std::string_view name, std::uint64_t count) {
@@ -83,8 +85,8 @@ void print_statistics(const NbdServer& server) {
   const NbdStatistics& statistics = server.statistics();
   std::printf("connections %llu requests %llu failed %llu receives %llu sends %llu buffers %zu\n",
               wide(statistics.connections_accepted), wide(statistics.requests),
-              wide(statistics.requests_failed), wide(statistics.receives),
-              wide(statistics.sends), server.buffer_bytes());
+              wide(statistics.requests_failed), wide(statistics.receives), wide(statistics.sends),
+              server.buffer_bytes());
   for (std::size_t i = 0; i < kNbdFaultCount; ++i) {
     const auto fault = static_cast<NbdFault>(i);
     print_fault(nbd_fault_name(fault), statistics.fault_count(fault));
@@ -93,11 +95,12 @@ void print_statistics(const NbdServer& server) {
 
 void print_statistics(const VhostServer& server) {
   const VhostStatistics& statistics = server.statistics();
-  std::printf("sessions %llu requests %llu failed %llu resumed %llu kicks %llu calls %llu "
-              "polled %llu\n",
-              wide(statistics.sessions_accepted), wide(statistics.requests),
-              wide(statistics.requests_failed), wide(statistics.requests_resumed),
-              wide(statistics.kicks), wide(statistics.calls), wide(statistics.polled));
+  std::printf(
+      "sessions %llu requests %llu failed %llu resumed %llu kicks %llu calls %llu "
+      "polled %llu\n",
+      wide(statistics.sessions_accepted), wide(statistics.requests),
+      wide(statistics.requests_failed), wide(statistics.requests_resumed), wide(statistics.kicks),
+      wide(statistics.calls), wide(statistics.polled));
   for (std::size_t i = 0; i < kVhostFaultCount; ++i) {
     const auto fault = static_cast<VhostFault>(i);
     print_fault(vhost_fault_name(fault), statistics.fault_count(fault));

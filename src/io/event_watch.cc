@@ -86,8 +86,8 @@ bool prepare_event(const Descriptor& descriptor) {
     return false;
   }
   const int flags = fcntl(descriptor.get(), F_GETFL);
-  return flags >= 0 && ((flags & O_NONBLOCK) != 0 ||
-                        fcntl(descriptor.get(), F_SETFL, flags | O_NONBLOCK) == 0);
+  return flags >= 0 &&
+         ((flags & O_NONBLOCK) != 0 || fcntl(descriptor.get(), F_SETFL, flags | O_NONBLOCK) == 0);
 }
 
 std::unique_ptr<EventWatch> watch_event(Loop& loop, Descriptor event, EventWatch::Callback callback,

@@ -37,7 +37,7 @@ class Timer {
   void* context_ = nullptr;
   class Executor* executor_ = nullptr;  // while armed
   MonotonicTime deadline_{};
-  std::uint64_t order_ = 0;             // equal deadlines fire in the order they were armed
+  std::uint64_t order_ = 0;  // equal deadlines fire in the order they were armed
 };
 
 // Work to do once when the events at hand are handled, before the executor waits for new ones:

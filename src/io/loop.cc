@@ -375,8 +375,8 @@ bool Loop::has_work_at_hand() const {
   return !posted_.empty() || !deferred_.empty() || !waiting_operations_.empty();
 }
 
-// While polling: is there anything to hand to the kernel, or to let it do? Without the flags (an old
-// kernel) the completions that are there already are seen, and the rest when polling ends.
+// While polling: is there anything to hand to the kernel, or to let it do? Without the flags (an
+// old kernel) the completions that are there already are seen, and the rest when polling ends.
 bool Loop::wants_kernel() const {
   const unsigned flags = __atomic_load_n(ring_->uring.sq.kflags, __ATOMIC_RELAXED);
   return io_uring_sq_ready(&ring_->uring) != 0 || has_work_at_hand() ||

@@ -19,8 +19,8 @@
 namespace holdfast {
 namespace {
 
-// What the handler of SIGBUS knows: mappings by slot. A slot is taken by setting `begin` from 0, and
-// counts once `end` is set. Only plain atomics: a signal handler reads them.
+// What the handler of SIGBUS knows: mappings by slot. A slot is taken by setting `begin` from 0,
+// and counts once `end` is set. Only plain atomics: a signal handler reads them.
 struct Guard {
   std::atomic<std::uintptr_t> begin = 0;
   std::atomic<std::uintptr_t> end = 0;
@@ -39,9 +39,8 @@ void on_bus_error(int signal, siginfo_t* information, void*) {
     const std::uintptr_t from = guard.begin.load();
     const std::uintptr_t to = guard.end.load();
     if (address < from || address >= to) continue;
-    void* const replaced =
-        mmap(reinterpret_cast<void*>(from), to - from, PROT_READ | PROT_WRITE,
-             MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE, -1, 0);
+    void* const replaced = mmap(reinterpret_cast<void*>(from), to - from, PROT_READ | PROT_WRITE,
+                                MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE, -1, 0);
     if (replaced == MAP_FAILED) break;
     guard.lost.store(true);
     return;
@@ -84,11 +83,11 @@ void give_guard(std::size_t slot) {
 }
 
 bool may_keep_us_waiting(int file) {
-  constexpr std::uint64_t kNetworkMagics[] = {
-      0x6969 /* NFS */,      0x65735546 /* FUSE */,       0x00C36400 /* Ceph */,
-      0x01021997 /* 9P */,   0xFF534D42 /* CIFS */,       0xFE534D42 /* SMB2 */,
-      0x517B /* SMB */,      0x5346414F /* AFS */,        0x01161970 /* GFS2 */,
-      0x7461636F /* OCFS2 */};
+  constexpr std::uint64_t kNetworkMagics[] = {0x6969 /* NFS */,      0x65735546 /* FUSE */,
+                                              0x00C36400 /* Ceph */, 0x01021997 /* 9P */,
+                                              0xFF534D42 /* CIFS */, 0xFE534D42 /* SMB2 */,
+                                              0x517B /* SMB */,      0x5346414F /* AFS */,
+                                              0x01161970 /* GFS2 */, 0x7461636F /* OCFS2 */};
   struct statfs status {};
   if (fstatfs(file, &status) != 0) return true;
   const auto magic = static_cast<std::uint64_t>(status.f_type) & 0xFFFFFFFF;
@@ -168,6 +167,8 @@ SharedMemory::~SharedMemory() {
   munmap(mapping_, mapping_bytes_);
 }
 
-bool SharedMemory::is_lost() const { return guards[guard_].lost.load(); }
+bool SharedMemory::is_lost() const {
+  return guards[guard_].lost.load();
+}
 
 }  // namespace holdfast

@@ -23,8 +23,8 @@ struct StreamRequest {
   using Callback = void (*)(StreamRequest& request);
   Callback on_complete = nullptr;
   void* context = nullptr;
-  int error = 0;                 // 0 or a positive errno
-  std::size_t transferred = 0;   // bytes; receive: 0 without error is the end of the stream
+  int error = 0;                // 0 or a positive errno
+  std::size_t transferred = 0;  // bytes; receive: 0 without error is the end of the stream
 };
 
 class Stream {

@@ -38,7 +38,7 @@ struct TestPeer {
     Descriptor descriptor;
   };
   std::deque<Passed> passed;
-  std::size_t received_bytes = 0;           // by the code under test, ever
+  std::size_t received_bytes = 0;            // by the code under test, ever
   std::vector<Descriptor> sent_descriptors;  // copies of what the code under test passed
 
   std::vector<std::byte> output;  // what the code under test has sent
@@ -163,8 +163,7 @@ class TestStream final : public Stream {
     peer_->input.erase(peer_->input.begin(), end);
     ++peer_->receive_count;
     peer_->received_bytes += count;
-    while (!peer_->passed.empty() &&
-           peer_->passed.front().position_bytes < peer_->received_bytes) {
+    while (!peer_->passed.empty() && peer_->passed.front().position_bytes < peer_->received_bytes) {
       if (receive_descriptors_ != nullptr) {
         receive_descriptors_->push_back(std::move(peer_->passed.front().descriptor));
       }

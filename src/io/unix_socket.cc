@@ -14,8 +14,8 @@
 #include <cstring>
 
 #include "base/log.h"
-#include "io/errors.h"
 #include "io/descriptor.h"
+#include "io/errors.h"
 
 namespace holdfast {
 namespace {
@@ -409,8 +409,8 @@ std::unique_ptr<Stream> adopt_stream(Loop& loop, Descriptor descriptor) {
   int type = 0;
   socklen_t bytes = sizeof(int);
   if (getsockopt(descriptor.get(), SOL_SOCKET, SO_DOMAIN, &domain, &bytes) != 0 ||
-      getsockopt(descriptor.get(), SOL_SOCKET, SO_TYPE, &type, &bytes) != 0 ||
-      domain != AF_UNIX || type != SOCK_STREAM) {
+      getsockopt(descriptor.get(), SOL_SOCKET, SO_TYPE, &type, &bytes) != 0 || domain != AF_UNIX ||
+      type != SOCK_STREAM) {
     return nullptr;
   }
   return std::make_unique<UnixStream>(loop, descriptor.release());

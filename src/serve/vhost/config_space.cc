@@ -18,8 +18,7 @@ constexpr std::uint32_t kDiscardSectorsMax =
 
 }  // namespace
 
-std::array<std::byte, kConfigBytes> encode_config(const BlockDeviceInfo& info,
-                                                  bool write_through) {
+std::array<std::byte, kConfigBytes> encode_config(const BlockDeviceInfo& info, bool write_through) {
   std::array<std::byte, kConfigBytes> bytes;
   ByteWriter out(bytes);
   out.put<std::uint64_t>(info.size_bytes / kSectorBytes);

@@ -37,9 +37,9 @@ struct Device {
   bool write_through = false;
   std::array<std::byte, kSerialBytes> serial{};
 
-  Deferred publish;              // armed when a request is done, and when the device breaks
-  std::size_t in_flight = 0;     // requests of all queues
-  bool is_stalled = false;       // a queue waits for room for a long request
+  Deferred publish;           // armed when a request is done, and when the device breaks
+  std::size_t in_flight = 0;  // requests of all queues
+  bool is_stalled = false;    // a queue waits for room for a long request
   bool is_broken = false;
   VhostFault broken_by{};
 

@@ -9,7 +9,9 @@
 namespace holdfast::vhost {
 namespace {
 
-bool wraps(std::uint64_t begin, std::uint64_t size_bytes) { return begin + size_bytes < begin; }
+bool wraps(std::uint64_t begin, std::uint64_t size_bytes) {
+  return begin + size_bytes < begin;
+}
 
 bool overlap(std::uint64_t a, std::uint64_t a_bytes, std::uint64_t b, std::uint64_t b_bytes) {
   return a < b + b_bytes && b < a + a_bytes;

@@ -33,7 +33,9 @@ std::uint64_t queue_bytes(std::uint16_t queue_size) {
 
 // The order of these stores is what a crash anywhere between them relies on: the compiler must keep
 // it (the processor's order does not matter to a process that died).
-void in_this_order() { __atomic_signal_fence(__ATOMIC_SEQ_CST); }
+void in_this_order() {
+  __atomic_signal_fence(__ATOMIC_SEQ_CST);
+}
 
 Error malformed(const std::string& why) {
   return Error(ErrorCode::invalid_argument, "in-flight memory refused: " + why);
@@ -52,8 +54,7 @@ Result<std::vector<std::uint16_t>> QueueInflight::recover(std::uint16_t used_ind
     store_little(at_ + kUsedIndexAt, used_index);
     in_this_order();
     store_little(at_ + kVersionAt, kVersion);
-  } else if (version != kVersion ||
-             load_little<std::uint16_t>(at_ + kDescriptorsAt) != size_) {
+  } else if (version != kVersion || load_little<std::uint16_t>(at_ + kDescriptorsAt) != size_) {
     return malformed("of another version or size");
   }
   const auto seen_index = load_little<std::uint16_t>(at_ + kUsedIndexAt);
@@ -111,8 +112,7 @@ Result<InflightMemory::Created> InflightMemory::create(std::uint16_t queue_count
   InflightShape shape;
   shape.queue_count = queue_count;
   shape.queue_size = queue_size;
-  shape.memory_bytes =
-      round_up(queue_bytes(queue_size) * queue_count + kTrailerBytes, kBlockBytes);
+  shape.memory_bytes = round_up(queue_bytes(queue_size) * queue_count + kTrailerBytes, kBlockBytes);
   SharedMemory::Created created =
       TRY(SharedMemory::create("holdfast-inflight", shape.memory_bytes));
   std::unique_ptr<InflightMemory> memory(
@@ -145,8 +145,7 @@ std::byte* InflightMemory::trailer() const {
 
 bool InflightMemory::write_through() const {
   const std::byte* const at = trailer();
-  return at != nullptr && load_little<std::uint64_t>(at) == kTrailerMagic &&
-         at[8] != std::byte{0};
+  return at != nullptr && load_little<std::uint64_t>(at) == kTrailerMagic && at[8] != std::byte{0};
 }
 
 void InflightMemory::set_write_through(bool value) {

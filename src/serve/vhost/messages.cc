@@ -38,12 +38,11 @@ RegionPlace get_region(ByteReader& in) {
 }  // namespace
 
 std::uint64_t Session::offered_features() const {
-  std::uint64_t features = bit(kBlkFeatureSizeMax) | bit(kBlkFeatureSegMax) |
-                           bit(kBlkFeatureBlockSize) | bit(kBlkFeatureFlush) |
-                           bit(kBlkFeatureTopology) | bit(kBlkFeatureConfigWce) |
-                           bit(kBlkFeatureMq) | bit(kRingFeatureIndirect) |
-                           bit(kRingFeatureEventIndex) | bit(kFeatureProtocolFeatures) |
-                           bit(kFeatureVersion1);
+  std::uint64_t features =
+      bit(kBlkFeatureSizeMax) | bit(kBlkFeatureSegMax) | bit(kBlkFeatureBlockSize) |
+      bit(kBlkFeatureFlush) | bit(kBlkFeatureTopology) | bit(kBlkFeatureConfigWce) |
+      bit(kBlkFeatureMq) | bit(kRingFeatureIndirect) | bit(kRingFeatureEventIndex) |
+      bit(kFeatureProtocolFeatures) | bit(kFeatureVersion1);
   if (device_.read_only) return features | bit(kBlkFeatureReadOnly);
   return features | bit(kBlkFeatureDiscard) | bit(kBlkFeatureWriteZeroes);
 }
@@ -130,8 +129,7 @@ Task<std::optional<Session::Answer>> Session::handle(Message& message) {
         answer = refuse("a channel for messages needs one socket");
         break;
       }
-      backend_channel_ =
-          server_.environment_.make_stream(std::move(message.descriptors.front()));
+      backend_channel_ = server_.environment_.make_stream(std::move(message.descriptors.front()));
       if (backend_channel_ == nullptr) answer = refuse("the channel is no unix socket");
       break;
     default:

@@ -15,7 +15,9 @@ constexpr std::uint64_t kDescriptorsAlignmentBytes = 16;
 constexpr std::uint64_t kAvailableAlignmentBytes = 2;
 constexpr std::uint64_t kUsedAlignmentBytes = 4;
 
-std::uint64_t available_bytes(std::uint32_t size) { return kRingHeaderBytes + 2 * size + 2; }
+std::uint64_t available_bytes(std::uint32_t size) {
+  return kRingHeaderBytes + 2 * size + 2;
+}
 std::uint64_t used_bytes(std::uint32_t size) {
   return kRingHeaderBytes + kUsedEntryBytes * size + 2;
 }
@@ -27,7 +29,9 @@ std::uint16_t load_shared(const std::byte* at) {
 void store_shared(std::byte* at, std::uint16_t value) {
   __atomic_store_n(reinterpret_cast<std::uint16_t*>(at), value, __ATOMIC_RELEASE);
 }
-void full_fence() { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
+void full_fence() {
+  __atomic_thread_fence(__ATOMIC_SEQ_CST);
+}
 
 bool is_aligned(const std::byte* at, std::uint64_t bytes) {
   return reinterpret_cast<std::uintptr_t>(at) % bytes == 0;
@@ -35,7 +39,9 @@ bool is_aligned(const std::byte* at, std::uint64_t bytes) {
 
 }  // namespace
 
-Queue::~Queue() { HOLDFAST_ASSERT(in_flight_ == 0); }
+Queue::~Queue() {
+  HOLDFAST_ASSERT(in_flight_ == 0);
+}
 
 bool Queue::find_rings() {
   const std::uint32_t size = setup_.size;
@@ -45,8 +51,7 @@ bool Queue::find_rings() {
   used_ = memory.user_bytes(setup_.used_address, used_bytes(size));
   return descriptors_ != nullptr && available_ != nullptr && used_ != nullptr &&
          is_aligned(descriptors_, kDescriptorsAlignmentBytes) &&
-         is_aligned(available_, kAvailableAlignmentBytes) &&
-         is_aligned(used_, kUsedAlignmentBytes);
+         is_aligned(available_, kAvailableAlignmentBytes) && is_aligned(used_, kUsedAlignmentBytes);
 }
 
 void Queue::find_rings_again() {
@@ -99,7 +104,9 @@ void Queue::note_idle() {
   }
 }
 
-std::uint16_t Queue::available_index() const { return load_shared(available_ + kIndexAt); }
+std::uint16_t Queue::available_index() const {
+  return load_shared(available_ + kIndexAt);
+}
 
 bool Queue::take_requests() {
   if (!takes_requests()) return false;
@@ -204,8 +211,7 @@ bool Queue::wants_interrupt(std::uint16_t before, std::uint16_t after) {
   full_fence();
   if (!device_.event_index) return (load_shared(available_) & kAvailableNoInterrupt) == 0;
   const std::uint16_t event = load_shared(available_ + kRingHeaderBytes + 2 * size_);
-  return static_cast<std::uint16_t>(after - event - 1) <
-         static_cast<std::uint16_t>(after - before);
+  return static_cast<std::uint16_t>(after - event - 1) < static_cast<std::uint16_t>(after - before);
 }
 
 void Queue::release(Request& request) {

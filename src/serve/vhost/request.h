@@ -59,8 +59,8 @@ struct Request {
   std::uint16_t head = 0;
   bool is_taken = false;
   BlkStatus status = BlkStatus::ok;
-  std::byte* status_at = nullptr;     // in the guest's memory
-  std::uint32_t writable_bytes = 0;   // of the chain, without the status
+  std::byte* status_at = nullptr;    // in the guest's memory
+  std::uint32_t writable_bytes = 0;  // of the chain, without the status
   std::uint64_t memory_generation = 0;
 
   std::array<std::byte, kRequestHeaderBytes> header;

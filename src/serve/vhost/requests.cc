@@ -119,8 +119,7 @@ void Queue::begin_segments(Request& request, BlkType type) {
       return refuse(request, VhostFault::request_out_of_range, BlkStatus::io_error);
     }
   }
-  request.block.operation =
-      is_discard ? BlockOperation::discard : BlockOperation::write_zeroes;
+  request.block.operation = is_discard ? BlockOperation::discard : BlockOperation::write_zeroes;
   request.segment_count = bytes / kDiscardSegmentBytes;
   request.segment_next = 0;
   next_segment(request);
@@ -132,9 +131,8 @@ void Queue::next_segment(Request& request) {
   ++request.segment_next;
   request.block.offset_bytes = load_little<std::uint64_t>(at) * kSectorBytes;
   request.block.length_bytes = load_little<std::uint32_t>(at + 8) * std::uint64_t{kSectorBytes};
-  request.block.keep_allocated =
-      request.block.operation == BlockOperation::write_zeroes &&
-      (load_little<std::uint32_t>(at + 12) & kDiscardFlagUnmap) == 0;
+  request.block.keep_allocated = request.block.operation == BlockOperation::write_zeroes &&
+                                 (load_little<std::uint32_t>(at + 12) & kDiscardFlagUnmap) == 0;
   submit(request);
 }
 

@@ -20,9 +20,7 @@ VhostEnvironment VhostEnvironment::on(Loop& loop) {
                 return holdfast::watch_event(loop, std::move(event), callback, context);
               },
           .make_stream =
-              [&loop](Descriptor descriptor) {
-                return adopt_stream(loop, std::move(descriptor));
-              }};
+              [&loop](Descriptor descriptor) { return adopt_stream(loop, std::move(descriptor)); }};
 }
 
 VhostServer::VhostServer(VhostEnvironment environment, BlockDevice& device, bool read_only)
@@ -32,7 +30,9 @@ VhostServer::VhostServer(VhostEnvironment environment, BlockDevice& device, bool
       session_gone_(environment_.executor),
       reap_([](void* self) { static_cast<VhostServer*>(self)->reap(); }, this) {}
 
-VhostServer::~VhostServer() { HOLDFAST_ASSERT(sessions_.empty()); }
+VhostServer::~VhostServer() {
+  HOLDFAST_ASSERT(sessions_.empty());
+}
 
 void VhostServer::accept(std::unique_ptr<Stream> stream) {
   if (closing_ || sessions_.size() >= limits::kVhostSessionsMax) {

@@ -27,8 +27,9 @@ struct Session::Transfer {
 Session::Session(VhostServer& server, std::unique_ptr<Stream> stream)
     : server_(server),
       stream_(std::move(stream)),
-      device_(server.environment_.executor, server.device_, server.statistics_,
-              [](void* self) { static_cast<Session*>(self)->publish(); }, this),
+      device_(
+          server.environment_.executor, server.device_, server.statistics_,
+          [](void* self) { static_cast<Session*>(self)->publish(); }, this),
       poller_([](void* self) { return static_cast<Session*>(self)->look(); }, this),
       progress_(server.environment_.executor) {
   device_.read_only = server.read_only_;
@@ -42,7 +43,9 @@ Session::Session(VhostServer& server, std::unique_ptr<Stream> stream)
   }
 }
 
-Session::~Session() { HOLDFAST_ASSERT(is_finished_); }
+Session::~Session() {
+  HOLDFAST_ASSERT(is_finished_);
+}
 
 Task<void> Session::run() {
   for (;;) {
@@ -144,9 +147,7 @@ Task<bool> Session::send_answer(MessageHeader header, Answer answer) {
     iovec vector;
     const Descriptor* descriptor;
     Send(Stream& stream_value, std::vector<std::byte>& bytes, const Descriptor* descriptor_value)
-        : stream(stream_value),
-          vector{bytes.data(), bytes.size()},
-          descriptor(descriptor_value) {}
+        : stream(stream_value), vector{bytes.data(), bytes.size()}, descriptor(descriptor_value) {}
     bool await_ready() const noexcept { return false; }
     void await_suspend(std::coroutine_handle<> handle) {
       prepare(handle);

@@ -23,15 +23,15 @@ enum class VhostFault : std::uint8_t {
   descriptor_address,   // not in the guest's memory
   descriptor_indirect,  // malformed, nested or not negotiated
   chain_too_long,
-  chain_too_short,      // no room for header or status
-  available_index,      // more new requests than the queue has room for
-  head_in_flight,       // made available twice
+  chain_too_short,  // no room for header or status
+  available_index,  // more new requests than the queue has room for
+  head_in_flight,   // made available twice
   ring_address,
-  ring_setup,           // size, alignment or order of messages
+  ring_setup,  // size, alignment or order of messages
   inflight_malformed,
-  memory_lost,          // the peer truncated a file that we share
+  memory_lost,  // the peer truncated a file that we share
   message_unknown,
-  message_refused,      // a value or a file that makes no sense
+  message_refused,  // a value or a file that makes no sense
   request_malformed,
   request_unsupported,
   request_out_of_range,

@@ -24,7 +24,9 @@ inline constexpr unsigned kRingFeatureEventIndex = 29;
 inline constexpr unsigned kFeatureProtocolFeatures = 30;  // vhost-user's own
 inline constexpr unsigned kFeatureVersion1 = 32;
 
-constexpr std::uint64_t bit(unsigned number) { return std::uint64_t{1} << number; }
+constexpr std::uint64_t bit(unsigned number) {
+  return std::uint64_t{1} << number;
+}
 
 // Descriptor: address u64, length u32, flags u16, next u16.
 inline constexpr std::size_t kDescriptorBytes = 16;
