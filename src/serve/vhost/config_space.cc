@@ -12,7 +12,10 @@ namespace {
 constexpr std::uint8_t kPhysicalBlockExponent = 3;
 constexpr std::uint16_t kMinimumIoSectors = kBlockBytes / kSectorBytes;
 constexpr std::uint32_t kOptimalIoSectors = 256 * kKiB / kSectorBytes;
-constexpr std::uint32_t kSegmentBytesMax = 1 * kMiB;
+// So that no request of a driver that keeps to both limits is too long.
+constexpr std::uint32_t kSegmentBytesMax = 256 * kKiB;
+static_assert(std::uint64_t{kSegmentBytesMax} * limits::kVhostSegmentsPerRequest <=
+              limits::kVhostRequestBytesMax);
 constexpr std::uint32_t kDiscardSectorsMax =
     static_cast<std::uint32_t>(limits::kVhostDiscardBytesMax / kSectorBytes);
 

@@ -192,8 +192,14 @@ Session::Answer Session::set_memory_table(Message& message) {
     const auto added = device_.memory.add(get_region(in), message.descriptors[i]);
     if (!added.ok()) answer = refuse(added.error().message());
   }
-  for (const auto& queue : queues_) queue->find_rings_again();
+  find_rings_again();
   return answer;
+}
+
+void Session::find_rings_again() {
+  for (const auto& queue : queues_) queue->find_rings_again();
+  device_.executor.defer(device_.publish);  // what was done while a queue had none
+  is_awake_ = true;
 }
 
 Session::Answer Session::change_region(Message& message, bool is_added) {
@@ -205,7 +211,7 @@ Session::Answer Session::change_region(Message& message, bool is_added) {
   }
   const Result<void> changed = is_added ? device_.memory.add(place, message.descriptors.front())
                                         : device_.memory.remove(place);
-  for (const auto& queue : queues_) queue->find_rings_again();
+  find_rings_again();
   return changed.ok() ? Answer{} : refuse(changed.error().message());
 }
 
@@ -248,7 +254,7 @@ Session::Answer Session::set_vring_addresses(ByteReader& in) {
   setup.used_address = used;
   setup.available_address = available;
   setup.has_addresses = true;
-  queues_[index]->find_rings_again();
+  find_rings_again();
   return {};
 }
 

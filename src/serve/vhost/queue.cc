@@ -55,9 +55,7 @@ bool Queue::find_rings() {
 }
 
 void Queue::find_rings_again() {
-  if (state_ == State::stopped || find_rings()) return;
-  descriptors_ = available_ = used_ = nullptr;
-  device_.break_down(VhostFault::ring_address);
+  if (state_ != State::stopped) has_rings_ = find_rings();
 }
 
 void Queue::start(QueueInflight inflight) {
@@ -67,7 +65,8 @@ void Queue::start(QueueInflight inflight) {
   if (size > limits::kVhostQueueSizeMax || (size & (size - 1)) != 0) {
     return device_.break_down(VhostFault::ring_setup);
   }
-  if (!find_rings()) return device_.break_down(VhostFault::ring_address);
+  has_rings_ = find_rings();
+  if (!has_rings_) return device_.break_down(VhostFault::ring_address);
   size_ = static_cast<std::uint16_t>(size);
   requests_ = std::vector<Request>(size_);
   published_.reserve(size_);
@@ -177,10 +176,11 @@ bool Queue::ask_for_kick() {
 }
 
 bool Queue::publish() {
-  if (device_.is_broken) {
+  // Where nobody can be answered any more, those who stop need not wait.
+  if (device_.is_broken || (!has_rings_ && state_ == State::stopping)) {
     while (Request* request = done_.pop_front()) release(*request);
   }
-  if (done_.empty()) {
+  if (done_.empty() || !has_rings_) {
     note_idle();
     return false;
   }

@@ -226,7 +226,7 @@ void Session::publish() {
     for (const auto& queue : queues_) queue->signal_error();
   }
   bool has_published = false;
-  for (const auto& queue : queues_) {
+  for (Queue* queue : running_) {
     if (queue->publish()) has_published = true;
   }
   if (has_published) {

@@ -93,6 +93,7 @@ class Session {
   Answer refuse(const std::string& why);
   std::uint64_t offered_features() const;
   void choose_write_through();
+  void find_rings_again();
 
   VhostServer& server_;
   std::unique_ptr<Stream> stream_;
