@@ -160,6 +160,7 @@ Task<Result<void>> Host::serve(Attachment& attachment) {
     co_return fail(listener.take_error());
   }
   attachment.listener = std::move(listener).value();
+  attachment.listener->start_accepting();
   attachment.state = ServiceState::open;
   attachment.reason.clear();
   changed_.notify_all();
