@@ -114,9 +114,13 @@ Json to_json(const PoolReport& report) {
 }
 
 Json to_json(const AttachmentReport& report) {
-  return {{"protocol", report.protocol},        {"read_only", report.read_only},
-          {"socket", report.socket_path},       {"uri", report.uri},
-          {"clients", or_null(report.clients)}, {"since_unix_seconds", report.since.unix_seconds}};
+  return {{"protocol", report.protocol},
+          {"read_only", report.read_only},
+          {"socket", report.socket_path},
+          {"uri", report.uri},
+          {"clients", or_null(report.clients)},
+          {"since_unix_seconds", report.since.unix_seconds},
+          {"loop", report.loop}};
 }
 
 Json to_json(const VolumeReport& report) {
