@@ -140,6 +140,7 @@ Result<void> serve(const Arguments& arguments) {
       signal_thread.join();
       return listener.take_error();
     }
+    listener.value()->start_accepting();
     loop->run();
     signal_thread.join();
     TaskScope scope;

@@ -114,9 +114,13 @@ Json to_json(const PoolReport& report) {
 }
 
 Json to_json(const AttachmentReport& report) {
-  return {{"protocol", report.protocol},        {"read_only", report.read_only},
-          {"socket", report.socket_path},       {"uri", report.uri},
-          {"clients", or_null(report.clients)}, {"since_unix_seconds", report.since.unix_seconds}};
+  return {{"protocol", report.protocol},
+          {"read_only", report.read_only},
+          {"socket", report.socket_path},
+          {"uri", text_or_null(report.uri)},
+          {"clients", or_null(report.clients)},
+          {"since_unix_seconds", report.since.unix_seconds},
+          {"loop", report.loop}};
 }
 
 Json to_json(const VolumeReport& report) {
@@ -147,7 +151,7 @@ Json to_json(const AttachAnswer& answer) {
           {"protocol", answer.attachment.protocol},
           {"read_only", answer.attachment.read_only},
           {"socket", answer.attachment.socket_path},
-          {"uri", answer.attachment.uri},
+          {"uri", text_or_null(answer.attachment.uri)},
           {"warning", text_or_null(answer.warning)}};
 }
 

@@ -112,10 +112,13 @@ inline constexpr Duration kApiAnswerTime = 60s;               // then the answer
 
 // The host.
 inline constexpr std::size_t kAttachmentsMax = 1024;
+inline constexpr std::size_t kServiceLoopsDefaultMax = 4;  // threads for volumes: one per core
+inline constexpr std::size_t kServiceLoopsMax = 64;
+inline constexpr std::size_t kOpensPerPoolAndLoopMax = 8;  // volumes that recover at a time
 inline constexpr Duration kRestoreTime = 15s;  // a start waits this long for pools that hang
 inline constexpr Duration kReopenDelayMin = 500ms;
 inline constexpr Duration kReopenDelayMax = 15s;
-inline constexpr Duration kStatusSpaceTime = 1s;  // `status` waits this long for a pool's space
+inline constexpr Duration kStatusTime = 1s;       // `status` waits this long for pools and loops
 inline constexpr Duration kDetachTime = 5s;       // then a detach goes on in the background
 inline constexpr Duration kStopTime = 20s;        // a clean stop; then as a crash: nothing is lost
 inline constexpr std::size_t kStateFileBytes = 512 * kKiB;  // each of two, allocated beforehand

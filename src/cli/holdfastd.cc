@@ -13,6 +13,7 @@
 #include <thread>
 
 #include "api/server.h"
+#include "base/limits.h"
 #include "base/log.h"
 #include "cli/daemon.h"
 #include "host/config.h"
@@ -29,6 +30,7 @@ struct Options {
   std::string state_directory;
   std::vector<std::string> pools;
   std::string log_level;
+  std::size_t loops = 0;
   bool foreground = false;
   bool check_config = false;
 };
@@ -72,6 +74,7 @@ Result<HostConfig> configure(const Options& options) {
     }
     config.log_level = *level;
   }
+  if (options.loops != 0) config.loops = options.loops;
   for (const std::string& text : options.pools) {
     PoolLocation pool = TRY(parse_pool_option(text));
     if (pool.location.starts_with("dir:") && pool.location.size() > 4) {
@@ -180,6 +183,11 @@ int main_program(int argc, char** argv) {
       ->type_name("NAME=dir:PATH")
       ->expected(1)
       ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
+  app.add_option("--loops", options.loops,
+                 "Threads that serve volumes (default: one per core, at most " +
+                     std::to_string(limits::kServiceLoopsDefaultMax) + ")")
+      ->type_name("N")
+      ->check(CLI::Range(std::size_t{1}, limits::kServiceLoopsMax));
   app.add_option("--log-level", options.log_level, "debug, info, warning or error")
       ->type_name("LEVEL");
   app.add_flag("--foreground", options.foreground,

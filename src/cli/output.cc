@@ -206,7 +206,8 @@ std::string volume_details(const Json& volume) {
   if (attachment.is_object()) {
     details.add("attached", access_of(volume) + " since " +
                                 time_of(attachment, "since_unix_seconds") + ", " +
-                                number_of(attachment, "clients") + " clients");
+                                number_of(attachment, "clients") + " clients, on loop " +
+                                number_of(attachment, "loop"));
     details.add("socket", or_unknown(text_of(attachment, "socket")));
     details.add("uri", or_unknown(text_of(attachment, "uri")));
   }

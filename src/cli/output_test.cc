@@ -17,7 +17,7 @@ Json example_status() {
                "volume_count": null}],
     "volumes": [{"pool": "vms", "name": "disk1", "size_bytes": 21474836480, "state": "serving",
                  "reason": null, "attached": true,
-                 "attachment": {"protocol": "nbd", "read_only": true, "clients": 1},
+                 "attachment": {"protocol": "nbd", "read_only": true, "clients": 1, "loop": 0},
                  "hold": {"reason": "pool full", "detail": "No space left on device",
                           "seconds": 12.0, "waiting": 3, "retries": 7},
                  "statistics": {"reads": 12345, "read_bytes": 4096, "writes": 7,

@@ -3,6 +3,7 @@
 // What one can ask of the daemon and what it answers, as plain structs. api/ turns them into JSON.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -79,9 +80,10 @@ struct AttachmentReport {
   std::string protocol;
   bool read_only = false;
   std::string socket_path;
-  std::string uri;
+  std::string uri;  // of NBD
   std::optional<std::uint64_t> clients;
   WallTime since;
+  std::size_t loop = 0;  // that it is served on
 };
 
 struct HoldReport {
@@ -119,7 +121,7 @@ struct VolumeCounters {
 struct VolumeReport {
   VolumeName name;
   ServiceState state = ServiceState::detached;
-  std::string reason;  // of failed
+  std::string reason;  // of failed; when open: why the figures are old
   std::optional<VolumeId> id;
   std::optional<std::uint64_t> size_bytes;
   std::optional<bool> thick;

@@ -17,9 +17,10 @@ class Reader {
   Reader(HostConfig& config, std::string_view file_name) : config_(config), file_name_(file_name) {}
 
   Result<void> read(const toml::table& root) {
-    TRY(check_keys(root, {"runtime_dir", "state_dir", "log", "volume", "pools"}));
+    TRY(check_keys(root, {"runtime_dir", "state_dir", "loops", "log", "volume", "pools"}));
     TRY(read_path(root, "runtime_dir", config_.runtime_directory));
     TRY(read_path(root, "state_dir", config_.state_directory));
+    TRY(read_loops(root));
     if (const toml::node* node = root.get("log")) TRY(read_log(*node));
     if (const toml::node* node = root.get("volume")) TRY(read_volume(*node));
     if (const toml::node* node = root.get("pools")) TRY(read_pools(*node));
@@ -64,6 +65,19 @@ class Reader {
     if (table.contains(key) && (out.empty() || out.front() != '/')) {
       return problem(*table.get(key), std::string(key) + " must be an absolute path");
     }
+    return {};
+  }
+
+  Result<void> read_loops(const toml::table& root) {
+    const toml::node* node = root.get("loops");
+    if (node == nullptr) return {};
+    const auto loops = node->value_exact<std::int64_t>();
+    if (!loops.has_value() || *loops < 1 ||
+        *loops > static_cast<std::int64_t>(limits::kServiceLoopsMax)) {
+      return problem(
+          *node, "loops must be a number from 1 to " + std::to_string(limits::kServiceLoopsMax));
+    }
+    config_.loops = static_cast<std::size_t>(*loops);
     return {};
   }
 

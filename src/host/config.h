@@ -3,6 +3,7 @@
 // What an operator may set for the daemon: holdfast.toml, then the command line on top.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -31,6 +32,7 @@ struct HostConfig {
   std::uint64_t page_cache_bytes = limits::kPageCacheBytesDefault;
   std::uint64_t checkpoint_log_bytes = limits::kCheckpointLogBytes;
   Duration checkpoint_idle = limits::kCheckpointIdle;
+  std::size_t loops = 0;  // that serve volumes; 0: one per core, at most kServiceLoopsDefaultMax
   std::vector<PoolLocation> pools;
 };
 

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "base/assert.h"
 #include "base/log.h"
 #include "host/host_entries.h"
 #include "host/names.h"
@@ -29,9 +30,15 @@ Host::Host(HostEnvironment environment, HostConfig config)
       executor_(environment_.executor),
       config_(std::move(config)),
       store_(environment_.file_system, config_.state_directory),
-      page_memory_(config_.page_cache_bytes),
       locks_(executor_),
-      changed_(executor_) {}
+      changed_(executor_) {
+  HOLDFAST_ASSERT(!environment_.service_loops.empty());
+  const std::uint64_t page_memory_bytes = std::max(
+      config_.page_cache_bytes / environment_.service_loops.size(), limits::kPageCacheBytesMin);
+  for (const ServiceEnvironment& service : environment_.service_loops) {
+    loops_.push_back(std::make_unique<ServiceLoop>(executor_, service, page_memory_bytes));
+  }
+}
 
 Host::~Host() = default;
 
@@ -76,12 +83,15 @@ Task<Result<void>> Host::start() {
   for (const SavedAttachment& attached : saved.attachments) {
     auto attachment = std::make_unique<Attachment>();
     attachment->name = VolumeName{attached.pool, attached.volume};
+    attachment->protocol = attached.protocol;
     attachment->read_only = attached.read_only;
     attachment->since = attached.since;
+    attachment->loop = least_loaded();
     const VolumeName name = attachment->name;
     attachments_.emplace(name, std::move(attachment));
   }
   running_ = true;
+  co_await listen_for_all();
   for (const PoolLocation& pool : saved.pools) background_.spawn(keep_opening(pool.name));
   // Orphans (their pool was lost from the state) cannot be served, and say so.
   for (auto& [name, attachment] : attachments_) {
@@ -117,7 +127,7 @@ Task<void> Host::stop() {
   for (auto& [name, entry] : pools_) {
     const NameLocks::Lock lock = co_await locks_.acquire(name);
     while (entry->users > 0) co_await sleep_for(executor_, 5ms);
-    entry->pool.reset();
+    co_await close_entry(*entry);
   }
   const NameLocks::Lock lock = co_await locks_.acquire(kStateLock);
 }
@@ -159,7 +169,7 @@ HostState Host::state() const {
   for (const auto& [name, attachment] : attachments_) {
     if (attachment->state == ServiceState::detaching) continue;
     state.attachments.push_back(
-        {name.pool, name.volume, "nbd", attachment->read_only, attachment->since});
+        {name.pool, name.volume, attachment->protocol, attachment->read_only, attachment->since});
   }
   return state;
 }
@@ -196,7 +206,7 @@ Task<void> Host::retry_saving() {
 
 Task<Result<StatusReport>> Host::status() {
   CO_TRY(check_running());
-  co_await refresh_spaces();
+  co_await refresh(true);
   StatusReport status;
   status.runtime_directory = config_.runtime_directory;
   status.state_directory = config_.state_directory;

@@ -3,8 +3,10 @@
 // The composition root: which pools are open, which volumes are served where, and what of it must
 // survive a restart. Every command is a coroutine.
 //
-// Thread: the executor's (host_thread.h owns one and calls in from others). Operations on one
-// volume run one after the other; one pool's trouble never delays another pool's commands.
+// Thread: the executor's (host_thread.h owns one and calls in from others). Volumes and their
+// clients live on service loops (service_loop.h), which may be the same executor; the host only
+// posts to them. Operations on one volume run one after the other; one pool's trouble never delays
+// another pool's commands.
 // Lifetime: start(), commands, stop(). Destroying a host without stop() is what a crash does.
 #pragma once
 
@@ -18,30 +20,24 @@
 #include "host/commands.h"
 #include "host/config.h"
 #include "host/name_locks.h"
+#include "host/service_loop.h"
 #include "host/state.h"
 #include "io/executor.h"
 #include "io/file_system.h"
-#include "io/stream.h"
 #include "io/task.h"
 #include "pool/pool.h"
-#include "volume/page_memory.h"
 #include "volume/volume.h"
 
 namespace holdfast {
 
-class NbdServer;
-
 // The host's way to the outside, so that tests can give their own.
 struct HostEnvironment {
-  using OnAccept = std::function<void(std::unique_ptr<Stream>)>;
-
   Executor& executor;
   FileSystem& file_system;  // for the host's own directories
   // One per pool: storage that hangs takes no other pool along.
   std::function<std::unique_ptr<FileSystem>()> make_file_system;
-  std::function<Result<std::unique_ptr<Listener>>(const std::string& path, OnAccept on_accept)>
-      listen;
-  std::string holder;  // a line for people about this daemon, for locks
+  std::vector<ServiceEnvironment> service_loops;  // at least one
+  std::string holder;                             // a line for people about this daemon, for locks
   // The runtime directory is ours: from here on its files (such as a log) may be touched.
   std::function<void()> on_locked = [] {};
 };
@@ -94,40 +90,45 @@ class Host {
   // host_pools.cc
   Task<Result<void>> check_new_pool(std::string name, std::string location);
   Task<Result<void>> open_entry(PoolEntry& entry);
+  Task<void> close_entry(PoolEntry& entry);
+  Task<void> find_records(PoolEntry& entry);
   Task<void> keep_opening(std::string name);
   Task<void> refresh_space(std::string name);
-  Task<void> refresh_spaces();
+  Task<void> refresh(bool with_pools);
   PoolReport report(const PoolEntry& entry) const;
 
   // host_volumes.cc
   Task<Result<VolumeRecord>> find_volume(Pool& pool, VolumeName name);
   Task<Result<VolumeReport>> report_volume(Pool& pool, VolumeName name, VolumeRecord record);
-  Task<Result<void>> resize_detached(Pool& pool, VolumeRecord record, std::uint64_t size_bytes);
 
   // host_attach.cc
   Attachment* find_attachment(const VolumeName& name) const;
-  std::string socket_path(const VolumeName& name) const;
-  Result<void> check_socket(const VolumeName& name) const;
+  std::string socket_path(const Attachment& attachment) const;
+  Result<void> check_socket(const Attachment& fresh) const;
+  std::size_t least_loaded() const;
+  Task<void> listen_for_all();
   Task<Result<void>> serve(Attachment& attachment);
   Task<void> stop_serving(Attachment& attachment);
   Task<void> finish_detach(NameLocks::Lock lock, VolumeName name);
-  Task<void> close_server(Attachment& attachment, bool& closed);
   Task<void> stop_one(VolumeName name);
   Task<void> keep_serving(VolumeName name);
+  Task<void> refresh_services(std::size_t loop);
   AttachmentReport report(const Attachment& attachment) const;
   void add_live_report(const Attachment& attachment, VolumeReport& report) const;
-  VolumeOptions volume_options(bool read_only);
+  ServiceSettings service_settings(const Attachment& attachment) const;
+  ShardVolume shard_volume(const PoolEntry& entry, const VolumeName& name, VolumeId id,
+                           bool read_only) const;
 
   HostEnvironment environment_;
   Executor& executor_;
   const HostConfig config_;
   StateStore store_;
-  PageMemory page_memory_;  // of all volumes together
   NameLocks locks_;
   Condition changed_;  // an entry's state, a space, the count of what is being stopped
   std::unique_ptr<FileLock> runtime_lock_;
   std::map<std::string, std::unique_ptr<PoolEntry>> pools_;
   std::map<VolumeName, std::unique_ptr<Attachment>> attachments_;
+  std::vector<std::unique_ptr<ServiceLoop>> loops_;
   MonotonicTime started_{};
   WallTime started_wall_;
   bool running_ = false;

@@ -5,6 +5,7 @@
 #include <cctype>
 
 #include "base/log.h"
+#include "host/frontend.h"
 #include "host/host.h"
 #include "host/host_entries.h"
 
@@ -41,12 +42,13 @@ Host::Attachment* Host::find_attachment(const VolumeName& name) const {
   return at == attachments_.end() ? nullptr : at->second.get();
 }
 
-std::string Host::socket_path(const VolumeName& name) const {
-  return config_.runtime_directory + "/" + name.pool + "." + name.volume + ".nbd.sock";
+std::string Host::socket_path(const Attachment& attachment) const {
+  return config_.runtime_directory + "/" + attachment.name.pool + "." + attachment.name.volume +
+         "." + attachment.protocol + ".sock";
 }
 
-Result<void> Host::check_socket(const VolumeName& name) const {
-  const std::string path = socket_path(name);
+Result<void> Host::check_socket(const Attachment& fresh) const {
+  const std::string path = socket_path(fresh);
   if (path.size() > kSocketPathBytesMax) {
     return Error(ErrorCode::invalid_argument,
                  "the socket's path would be " + std::to_string(path.size()) + " bytes long (" +
@@ -55,7 +57,7 @@ Result<void> Host::check_socket(const VolumeName& name) const {
   }
   // Names may hold dots: "a.b" + "c" and "a" + "b.c" meet.
   for (const auto& [other, attachment] : attachments_) {
-    if (other != name && socket_path(other) == path) {
+    if (socket_path(*attachment) == path) {
       return Error(ErrorCode::busy, "its socket would be " + path + ", which serves '" +
                                         other.to_string() + "'; rename one of the two");
     }
@@ -63,33 +65,59 @@ Result<void> Host::check_socket(const VolumeName& name) const {
   return {};
 }
 
-VolumeOptions Host::volume_options(bool read_only) {
-  VolumeOptions options;
-  options.page_memory = &page_memory_;
-  options.checkpoint_log_bytes = config_.checkpoint_log_bytes;
-  options.checkpoint_idle = config_.checkpoint_idle;
-  options.read_only = read_only;
-  return options;
+// The loop with the fewest attachments.
+std::size_t Host::least_loaded() const {
+  std::vector<std::size_t> counts(loops_.size());
+  for (const auto& [name, attachment] : attachments_) ++counts[attachment->loop];
+  return static_cast<std::size_t>(std::min_element(counts.begin(), counts.end()) - counts.begin());
+}
+
+ServiceSettings Host::service_settings(const Attachment& attachment) const {
+  ServiceSettings settings;
+  settings.frontend = {attachment.name, attachment.protocol, attachment.read_only};
+  settings.socket_path = socket_path(attachment);
+  return settings;
+}
+
+ShardVolume Host::shard_volume(const PoolEntry& entry, const VolumeName& name, VolumeId id,
+                               bool read_only) const {
+  ShardVolume volume{name, entry.pool->info(), id, {}};
+  volume.options.checkpoint_log_bytes = config_.checkpoint_log_bytes;
+  volume.options.checkpoint_idle = config_.checkpoint_idle;
+  volume.options.read_only = read_only;
+  return volume;
+}
+
+// Clients that try to connect again only now and then (QEMU: once a second) must find the sockets,
+// however long the volumes take.
+Task<void> Host::listen_for_all() {
+  for (std::size_t i = 0; i < loops_.size(); ++i) {
+    std::vector<ServiceSettings> services;
+    for (const auto& [name, attachment] : attachments_) {
+      if (attachment->loop == i) services.push_back(service_settings(*attachment));
+    }
+    if (services.empty()) continue;
+    auto command = [services](ServiceShard& shard) { return shard.listen(services); };
+    const auto failed = co_await loops_[i]->run(std::move(command));
+    // It is tried again before the volume is opened, and then shown.
+    for (const auto& [name, error] : failed) {
+      log_error("volume " + name.to_string() + " cannot be served yet: " + error.message());
+    }
+  }
 }
 
 Task<Result<AttachAnswer>> Host::attach(AttachRequest request) {
   const std::string full_name = request.name.to_string();
-  if (request.protocol == "vhost") {
-    co_return Error(ErrorCode::unsupported,
-                    "this holdfastd cannot serve vhost-user-blk yet; attach with --nbd instead");
-  }
-  if (request.protocol != "nbd") {
-    co_return Error(ErrorCode::invalid_argument,
-                    "'" + request.protocol.substr(0, 20) + "' is no protocol; use nbd");
-  }
+  CO_TRY(check_protocol(request.protocol));
   const NameLocks::Lock lock = co_await locks_.acquire(full_name);
   CO_TRY(check_running());
   AttachAnswer answer;
   answer.name = request.name;
   if (Attachment* present = find_attachment(request.name)) {
-    if (present->read_only != request.read_only) {
+    if (present->read_only != request.read_only || present->protocol != request.protocol) {
       co_return Error(ErrorCode::busy, "volume '" + full_name + "' is attached " +
-                                           mode_name(present->read_only) +
+                                           mode_name(present->read_only) + " by " +
+                                           present->protocol +
                                            "; detach it first: holdfast detach " + full_name);
     }
     if (present->state != ServiceState::open) {
@@ -105,7 +133,6 @@ Task<Result<AttachAnswer>> Host::attach(AttachRequest request) {
   CO_TRY_ASSIGN(PoolEntry * entry, find_open_pool(request.name.pool));
   const PoolUse use(*entry);
   CO_TRY(co_await find_volume(*entry->pool, request.name));
-  CO_TRY(check_socket(request.name));
   if (attachments_.size() >= limits::kAttachmentsMax) {
     co_return Error(ErrorCode::busy,
                     std::to_string(limits::kAttachmentsMax) +
@@ -114,82 +141,60 @@ Task<Result<AttachAnswer>> Host::attach(AttachRequest request) {
   }
   auto fresh = std::make_unique<Attachment>();
   fresh->name = request.name;
+  fresh->protocol = request.protocol;
   fresh->read_only = request.read_only;
+  fresh->loop = least_loaded();
   fresh->since = executor_.wall_time();
+  CO_TRY(check_socket(*fresh));
   Attachment& attachment = *attachments_.emplace(request.name, std::move(fresh)).first->second;
   auto served = co_await serve(attachment);
   if (!served.ok()) {
+    co_await stop_serving(attachment);
     attachments_.erase(request.name);
     co_return served.take_error().context("attach '" + full_name + "'");
   }
   log_info("volume " + full_name + " is attached " + mode_name(request.read_only) + " at " +
-           socket_path(request.name));
+           socket_path(attachment));
   answer.warning = co_await save_state();
   answer.attachment = report(attachment);
   co_return answer;
 }
 
-// Opens the volume, then listens: whoever connects finds it ready. Under the volume's lock.
+// Has the volume's loop open it. Under the volume's lock.
 Task<Result<void>> Host::serve(Attachment& attachment) {
   const auto fail = [&attachment, this](Error error) {
     attachment.state = ServiceState::failed;
     attachment.reason = error.message();
+    attachment.record.reset();  // another volume may have that name when the storage is back
     changed_.notify_all();
     return error;
   };
   auto entry = find_open_pool(attachment.name.pool);
   if (!entry.ok()) co_return fail(entry.take_error());
   const PoolUse use(*entry.value());
-  Pool& pool = *entry.value()->pool;
-  auto record = co_await find_volume(pool, attachment.name);
-  if (!record.ok()) co_return fail(record.take_error());
-  attachment.record = record.value();
-  const VolumeOptions options = volume_options(attachment.read_only);
-  auto volume = co_await Volume::open(executor_, pool, attachment.record->id, options);
-  if (!volume.ok()) co_return fail(volume.take_error());
-  attachment.volume = std::move(volume).value();
-  const NbdExport exported{attachment.name.volume, "Holdfast volume " + attachment.name.to_string(),
-                           *attachment.volume, attachment.read_only};
-  attachment.server = std::make_unique<NbdServer>(executor_, exported);
-  NbdServer& server = *attachment.server;
-  auto listener = environment_.listen(
-      socket_path(attachment.name),
-      [&server](std::unique_ptr<Stream> stream) { server.accept(std::move(stream)); });
-  if (!listener.ok()) {
-    co_await stop_serving(attachment);
-    co_return fail(listener.take_error());
+  if (!attachment.record.has_value()) {
+    auto record = co_await find_volume(*entry.value()->pool, attachment.name);
+    if (!record.ok()) co_return fail(record.take_error());
+    attachment.record = std::move(record).value();
   }
-  attachment.listener = std::move(listener).value();
+  auto command = [settings = service_settings(attachment),
+                  volume = shard_volume(*entry.value(), attachment.name, attachment.record->id,
+                                        attachment.read_only)](ServiceShard& shard) {
+    return shard.open(settings, volume);
+  };
+  auto opened = co_await loops_[attachment.loop]->run(std::move(command));
+  if (!opened.ok()) co_return fail(opened.take_error());
+  attachment.served = std::move(opened).value();
   attachment.state = ServiceState::open;
   attachment.reason.clear();
   changed_.notify_all();
   co_return Result<void>{};
 }
 
-// The server cuts its connections first, so that a client sees a lost connection (and reconnects)
-// rather than the errors of a volume that is closing; but it ends only when the volume has given
-// its requests back, which a volume that holds them does in close().
 Task<void> Host::stop_serving(Attachment& attachment) {
-  attachment.listener.reset();
-  bool server_closed = attachment.server == nullptr;
-  if (!server_closed) background_.spawn(close_server(attachment, server_closed));
-  if (attachment.volume != nullptr) {
-    const auto closed = co_await attachment.volume->close();
-    if (!closed.ok()) {
-      // As after a crash: the next open replays the log.
-      log_warning("volume " + attachment.name.to_string() +
-                  " was closed without a checkpoint: " + closed.error().message());
-    }
-  }
-  while (!server_closed) co_await changed_.wait();
-  attachment.server.reset();
-  attachment.volume.reset();
-}
-
-Task<void> Host::close_server(Attachment& attachment, bool& closed) {
-  co_await attachment.server->close();
-  closed = true;
-  changed_.notify_all();
+  auto command = [name = attachment.name](ServiceShard& shard) { return shard.remove(name); };
+  (void)co_await loops_[attachment.loop]->run(std::move(command));
+  attachment.served.reset();
 }
 
 Task<Result<DoneAnswer>> Host::detach(VolumeName name) {
@@ -259,7 +264,7 @@ Task<void> Host::keep_serving(VolumeName name) {
       const auto served = co_await serve(*attachment);
       if (served.ok()) {
         attachment->keeping = false;
-        log_info("volume " + name.to_string() + " is served again at " + socket_path(name));
+        log_info("volume " + name.to_string() + " is served again at " + socket_path(*attachment));
         co_return;
       }
       log_error("volume " + name.to_string() + " cannot be served: " + served.error().message());
@@ -269,15 +274,35 @@ Task<void> Host::keep_serving(VolumeName name) {
   }
 }
 
+// What the volumes of a loop say of themselves. Asked again only when the answer is there: a loop
+// that is stuck is not given ever more to do.
+Task<void> Host::refresh_services(std::size_t loop) {
+  ServiceLoop& asked = *loops_[loop];
+  if (asked.refreshing) co_return;
+  asked.refreshing = true;
+  auto command = [](ServiceShard& shard) { return shard.reports(); };
+  auto reports = co_await asked.run(std::move(command));
+  asked.refreshing = false;
+  for (auto& [name, report] : reports) {
+    Attachment* attachment = find_attachment(name);
+    if (attachment == nullptr || !attachment->served.has_value()) continue;
+    attachment->served = std::move(report);
+  }
+  changed_.notify_all();
+}
+
 AttachmentReport Host::report(const Attachment& attachment) const {
   AttachmentReport report;
-  report.protocol = "nbd";
+  report.protocol = attachment.protocol;
   report.read_only = attachment.read_only;
-  report.socket_path = socket_path(attachment.name);
-  report.uri = "nbd+unix:///" + uri_escaped(attachment.name.volume) +
-               "?socket=" + uri_escaped(report.socket_path);
+  report.socket_path = socket_path(attachment);
+  if (attachment.protocol == "nbd") {
+    report.uri = "nbd+unix:///" + uri_escaped(attachment.name.volume) +
+                 "?socket=" + uri_escaped(report.socket_path);
+  }
   report.since = attachment.since;
-  if (attachment.server != nullptr) report.clients = attachment.server->connection_count();
+  report.loop = attachment.loop;
+  if (attachment.served.has_value()) report.clients = attachment.served->clients;
   return report;
 }
 
@@ -290,40 +315,14 @@ void Host::add_live_report(const Attachment& attachment, VolumeReport& report) c
     report.thick = attachment.record->thick;
     report.created = attachment.record->created;
   }
-  if (attachment.volume == nullptr) return;
-  report.size_bytes = attachment.volume->info().size_bytes;
-  const VolumeStatistics now = attachment.volume->statistics();
-  VolumeCounters counters;
-  counters.reads = now.reads;
-  counters.writes = now.writes;
-  counters.discards = now.discards;
-  counters.flushes = now.flushes;
-  counters.read_bytes = now.read_bytes;
-  counters.written_bytes = now.written_bytes;
-  counters.errors = now.errors;
-  counters.corrupt_blocks = now.corrupt_blocks;
-  counters.live_bytes = now.live_bytes;
-  counters.segment_bytes = now.segment_bytes;
-  counters.segment_count = now.segment_count;
-  counters.epoch = now.epoch;
-  counters.log_sequence = now.log_sequence;
-  counters.records_written = now.records_written;
-  counters.log_bytes_written = now.log_bytes_written;
-  counters.checkpoints = now.checkpoints;
-  counters.replayed_records = now.replayed_records;
-  counters.open_time = now.open_time;
-  counters.cached_page_bytes = now.cached_page_bytes;
-  counters.retained_bytes = now.retained_bytes;
-  counters.requests_in_flight = now.requests_in_flight;
-  report.counters = counters;
-  if (now.hold.reason == HoldReason::none) return;
-  HoldReport hold;
-  hold.reason = hold_reason_text(now.hold.reason);
-  hold.detail = now.hold.detail;
-  hold.duration = executor_.now() - now.hold.since;
-  hold.waiting = now.hold.waiting;
-  hold.retries = now.hold.retries;
-  report.hold = hold;
+  if (!attachment.served.has_value()) return;
+  report.size_bytes = attachment.served->size_bytes;
+  report.counters = attachment.served->counters;
+  report.hold = attachment.served->hold;
+  if (report.reason.empty() && loops_[attachment.loop]->refreshing) {
+    report.reason = "loop " + std::to_string(attachment.loop) +
+                    " is busy and did not answer in time; the figures are older ones";
+  }
 }
 
 }  // namespace holdfast

@@ -8,7 +8,6 @@
 #include <string>
 
 #include "host/host.h"
-#include "serve/nbd/server.h"
 
 namespace holdfast {
 
@@ -18,7 +17,7 @@ struct Host::PoolEntry {
   ServiceState state = ServiceState::opening;
   std::string reason;
   std::unique_ptr<FileSystem> file_system;  // the pool's own; outlives it
-  std::unique_ptr<Pool> pool;               // while open
+  std::unique_ptr<Pool> pool;               // while open; loops have views of it
   std::optional<PoolReport::Space> space;   // as the storage last said
   std::optional<std::uint64_t> volume_count;
   bool refreshing = false;
@@ -27,16 +26,15 @@ struct Host::PoolEntry {
 
 struct Host::Attachment {
   VolumeName name;
+  std::string protocol;
   bool read_only = false;
+  std::size_t loop = 0;
   WallTime since;
   ServiceState state = ServiceState::opening;
   std::string reason;
   bool keeping = false;  // keep_serving() is at it
   std::optional<VolumeRecord> record;
-  // In the order of their construction; torn down in reverse.
-  std::unique_ptr<Volume> volume;
-  std::unique_ptr<NbdServer> server;
-  std::unique_ptr<Listener> listener;
+  std::optional<ServiceReport> served;  // while the volume is open: as its loop last said
 };
 
 // An operation that needs the pool to stay open.

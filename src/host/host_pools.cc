@@ -58,7 +58,7 @@ Task<Result<PoolChange>> Host::create_pool(CreatePoolRequest request) {
   entry->name = request.name;
   entry->location = normalized(request.location);
   entry->file_system = environment_.make_file_system();
-  const PoolContext context{executor_, *entry->file_system, environment_.holder};
+  const PoolContext context{executor_, *entry->file_system, environment_.holder, true};
   PoolCreateOptions options;
   options.shared = request.shared;
   options.segment_bytes = request.segment_bytes;
@@ -112,7 +112,7 @@ Task<Result<PoolChange>> Host::open_pool(PoolLocation request) {
 
 Task<Result<void>> Host::open_entry(PoolEntry& entry) {
   if (entry.file_system == nullptr) entry.file_system = environment_.make_file_system();
-  const PoolContext context{executor_, *entry.file_system, environment_.holder};
+  const PoolContext context{executor_, *entry.file_system, environment_.holder, true};
   auto pool = co_await holdfast::open_pool(context, entry.location);
   if (!pool.ok()) {
     entry.state = ServiceState::failed;
@@ -127,6 +127,26 @@ Task<Result<void>> Host::open_entry(PoolEntry& entry) {
   co_return Result<void>{};
 }
 
+// Looks all attached volumes up at once, where each by itself would read the whole pool's list.
+Task<void> Host::find_records(PoolEntry& entry) {
+  const PoolUse use(entry);
+  const auto volumes = co_await entry.pool->list_volumes();
+  if (!volumes.ok()) co_return;  // each will say so itself
+  for (const VolumeRecord& volume : volumes.value()) {
+    Attachment* attachment = find_attachment(VolumeName{entry.name, volume.name});
+    if (attachment != nullptr && !attachment->served.has_value()) attachment->record = volume;
+  }
+}
+
+// Under the pool's lock, when nobody uses it.
+Task<void> Host::close_entry(PoolEntry& entry) {
+  const std::unique_ptr<Pool> pool = std::move(entry.pool);  // its lock outlives the views
+  for (const auto& loop : loops_) {
+    auto command = [name = entry.name](ServiceShard& shard) { return shard.drop_view(name); };
+    (void)co_await loop->run(std::move(command));
+  }
+}
+
 Task<void> Host::keep_opening(std::string name) {
   Duration delay = limits::kReopenDelayMin;
   for (;;) {
@@ -137,6 +157,7 @@ Task<void> Host::keep_opening(std::string name) {
       const auto opened = co_await open_entry(*at->second);
       if (opened.ok()) {
         log_info("pool " + name + " is open at " + at->second->location);
+        co_await find_records(*at->second);
         for (auto& [volume, attachment] : attachments_) {
           if (volume.pool == name) background_.spawn(keep_serving(volume));
         }
@@ -174,17 +195,23 @@ Task<void> Host::refresh_space(std::string name) {
   changed_.notify_all();
 }
 
-// Asks every pool at once, and waits a bounded time: the status must not hang with the storage.
-Task<void> Host::refresh_spaces() {
-  for (const auto& [name, entry] : pools_) background_.spawn(refresh_space(name));
-  const MonotonicTime deadline = executor_.now() + limits::kStatusSpaceTime;
+// Asks every loop (and every pool) at once, and waits a bounded time: the status must not hang with
+// the storage.
+Task<void> Host::refresh(bool with_pools) {
+  for (const auto& [name, entry] : pools_) {
+    if (with_pools) background_.spawn(refresh_space(name));
+  }
+  for (std::size_t i = 0; i < loops_.size(); ++i) background_.spawn(refresh_services(i));
+  const MonotonicTime deadline = executor_.now() + limits::kStatusTime;
   Timer timer([](void* context) { static_cast<Condition*>(context)->notify_all(); }, &changed_);
   executor_.arm(timer, deadline);
-  while (executor_.now() < deadline &&
-         std::any_of(pools_.begin(), pools_.end(),
-                     [](const auto& named) { return named.second->refreshing; })) {
-    co_await changed_.wait();
-  }
+  const auto is_awaited = [this, with_pools] {
+    return std::any_of(loops_.begin(), loops_.end(),
+                       [](const auto& loop) { return loop->refreshing; }) ||
+           (with_pools && std::any_of(pools_.begin(), pools_.end(),
+                                      [](const auto& named) { return named.second->refreshing; }));
+  };
+  while (executor_.now() < deadline && is_awaited()) co_await changed_.wait();
 }
 
 PoolReport Host::report(const PoolEntry& entry) const {
@@ -205,7 +232,7 @@ PoolReport Host::report(const PoolEntry& entry) const {
 
 Task<Result<std::vector<PoolReport>>> Host::list_pools() {
   CO_TRY(check_running());
-  co_await refresh_spaces();
+  co_await refresh(true);
   std::vector<PoolReport> reports;
   for (const auto& [name, entry] : pools_) reports.push_back(report(*entry));
   co_return reports;
@@ -216,6 +243,7 @@ Task<Result<PoolReport>> Host::show_pool(std::string name) {
   const PoolUse use(*entry);
   if (entry->pool == nullptr) co_return report(*entry);
   co_await refresh_space(name);
+  co_await refresh(false);
   CO_TRY_ASSIGN(const std::vector<VolumeRecord> volumes, co_await entry->pool->list_volumes());
   std::uint64_t allocated_bytes = 0;
   std::uint64_t provisioned_bytes = 0;
@@ -224,8 +252,8 @@ Task<Result<PoolReport>> Host::show_pool(std::string name) {
     if (allocated.ok()) allocated_bytes += allocated.value();
     const VolumeName volume_name{name, volume.name};
     const Attachment* attachment = find_attachment(volume_name);
-    if (attachment != nullptr && attachment->volume != nullptr) {
-      provisioned_bytes += attachment->volume->info().size_bytes;
+    if (attachment != nullptr && attachment->served.has_value()) {
+      provisioned_bytes += attachment->served->size_bytes;
       continue;
     }
     const auto size = co_await Volume::stored_size_bytes(*entry->pool, volume.id);
@@ -242,7 +270,7 @@ Task<Result<DoneAnswer>> Host::close_pool(std::string name) {
   const NameLocks::Lock lock = co_await locks_.acquire(name);
   CO_TRY_ASSIGN(PoolEntry * entry, find_pool(name));
   // A status that is just asking for the space ends soon; anything longer is for a person to see.
-  const MonotonicTime deadline = executor_.now() + limits::kStatusSpaceTime;
+  const MonotonicTime deadline = executor_.now() + limits::kStatusTime;
   while (entry->users > 0 && executor_.now() < deadline) co_await sleep_for(executor_, 5ms);
   if (entry->users > 0) {
     co_return Error(ErrorCode::busy, "another operation on pool '" + name +
@@ -261,7 +289,9 @@ Task<Result<DoneAnswer>> Host::close_pool(std::string name) {
             (attached_count > 1 ? " and " + std::to_string(attached_count - 1) + " more" : "") +
             "); detach them first: holdfast detach " + attached);
   }
+  const std::unique_ptr<PoolEntry> closing = std::move(pools_.at(name));
   pools_.erase(name);
+  co_await close_entry(*closing);
   log_info("pool " + name + " was closed");
   DoneAnswer answer;
   answer.warning = co_await save_state();

@@ -6,9 +6,12 @@
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
+#include <map>
 #include <thread>
 
 #include "host/host_thread.h"
+#include "io/run_task.h"
+#include "io/unix_socket.h"
 
 namespace holdfast {
 namespace {
@@ -382,6 +385,125 @@ TEST_F(HostTest, ConfiguredPoolsAreOpenedAndMustAgreeWithTheState) {
   config_.pools = {{"vms", location("elsewhere")}};
   expect_refusal(HostThread::start(config_, "a test", [] {}), ErrorCode::invalid_argument,
                  "is recorded at");
+}
+
+TEST_F(HostTest, VolumesAreSpreadOverTheLoops) {
+  stop();
+  config_.loops = 3;
+  start();
+  ASSERT_TRUE(create_pool("vms").ok());
+  for (const char* name : {"a", "b", "c", "d", "e", "f"}) {
+    ASSERT_TRUE(create_volume({"vms", name}).ok());
+    ASSERT_TRUE(attach({"vms", name}).ok());
+  }
+  const auto loops_in_use = [this] {
+    std::map<std::size_t, int> counts;
+    for (const VolumeReport& volume : status().volumes) ++counts[volume.attachment->loop];
+    return counts;
+  };
+  const std::map<std::size_t, int> even = {{0, 2}, {1, 2}, {2, 2}};
+  EXPECT_EQ(loops_in_use(), even);
+  // What becomes free is filled first.
+  const std::size_t freed = show({"vms", "b"})->attachment->loop;
+  ASSERT_TRUE(detach({"vms", "b"}).ok());
+  EXPECT_EQ(attach({"vms", "b"})->attachment.loop, freed);
+  stop();
+  start();
+  EXPECT_EQ(loops_in_use(), even) << "a restart spreads them anew";
+  for (const VolumeReport& volume : status().volumes) {
+    EXPECT_EQ(volume.state, ServiceState::open) << volume.reason;
+  }
+}
+
+// A host whose volumes live on its own executor, as where there are no threads to spare.
+TEST_F(HostTest, OneLoopCanDoItAll) {
+  stop();
+  auto loop = Loop::create().value();
+  auto disk = std::make_unique<Disk>(*loop);
+  const auto make_disk = [&]() -> std::unique_ptr<FileSystem> {
+    return std::make_unique<Disk>(*loop);
+  };
+  const ServiceEnvironment service{
+      *loop, make_disk, [&](const std::string& path, ServiceEnvironment::OnAccept on_accept) {
+        return listen_unix(*loop, path, 0600, std::move(on_accept));
+      },
+      VhostEnvironment::on(*loop)};
+  HostEnvironment environment{*loop, *disk, make_disk, {service}, "a test", [] {}};
+  auto host = std::make_unique<Host>(std::move(environment), config_);
+  const auto run_until = [&](const std::function<bool()>& done) {
+    ASSERT_TRUE(loop->run_until(done, 30s));
+  };
+  ASSERT_TRUE(run_task<Result<void>>(run_until, host->start()).ok());
+  CreatePoolRequest pool;
+  pool.name = disk_.pool;
+  pool.location = location("vms");
+  pool.segment_bytes = limits::kSegmentBytesMin;
+  ASSERT_TRUE(run_task<Result<PoolChange>>(run_until, host->create_pool(pool)).ok());
+  CreateVolumeRequest volume;
+  volume.name = disk_;
+  volume.size_bytes = 64 * kMiB;
+  ASSERT_TRUE(run_task<Result<VolumeReport>>(run_until, host->create_volume(volume)).ok());
+  AttachRequest request;
+  request.name = disk_;
+  const auto attached = run_task<Result<AttachAnswer>>(run_until, host->attach(request));
+  ASSERT_TRUE(attached.ok()) << attached.error().message();
+  EXPECT_TRUE(connect_unix(*loop, attached->attachment.socket_path).ok());
+  ResizeVolumeRequest resize_request;
+  resize_request.name = disk_;
+  resize_request.size_bytes = 128 * kMiB;
+  const auto resized =
+      run_task<Result<VolumeReport>>(run_until, host->resize_volume(resize_request));
+  ASSERT_TRUE(resized.ok()) << resized.error().message();
+  EXPECT_EQ(resized->size_bytes, 128 * kMiB);
+  EXPECT_TRUE(run_task<Result<DoneAnswer>>(run_until, host->detach(disk_)).ok());
+  EXPECT_TRUE(run_task<Result<AttachAnswer>>(run_until, host->attach(request)).ok());
+  TaskScope scope;
+  scope.spawn(host->stop());
+  run_until([&] { return scope.empty(); });
+  host.reset();
+}
+
+TEST_F(HostTest, ASocketIsThereWhileItsPoolIsAwayAndServesWhenItIsBack) {
+  ASSERT_TRUE(create_pool("vms").ok());
+  ASSERT_TRUE(create_volume(disk_).ok());
+  const auto attached = attach(disk_);
+  ASSERT_TRUE(attached.ok());
+  stop();
+  std::filesystem::rename(directory_ + "/vms", directory_ + "/away");
+  start();
+  EXPECT_EQ(show(disk_)->state, ServiceState::failed);
+  auto loop = Loop::create().value();
+  auto client = connect_unix(*loop, attached->attachment.socket_path);
+  ASSERT_TRUE(client.ok()) << client.error().message();
+  // The server speaks first, but not before it can serve.
+  StreamRequest receive;
+  bool greeted = false;
+  receive.on_complete = [](StreamRequest& done) { *static_cast<bool*>(done.context) = true; };
+  receive.context = &greeted;
+  std::vector<std::byte> greeting(8);
+  client.value()->receive(receive, greeting);
+  EXPECT_FALSE(loop->run_until([&] { return greeted; }, 100ms));
+  std::filesystem::rename(directory_ + "/away", directory_ + "/vms");
+  EXPECT_TRUE(loop->run_until([&] { return greeted; }, 20s)) << "the same connection is served";
+  EXPECT_EQ(receive.error, 0);
+  EXPECT_EQ(receive.transferred, greeting.size());
+  stop();
+  EXPECT_FALSE(std::filesystem::exists(attached->attachment.socket_path));
+}
+
+TEST_F(HostTest, AnAttachThatFailsLeavesNoSocket) {
+  ASSERT_TRUE(create_pool("vms").ok());
+  ASSERT_TRUE(create_volume(disk_).ok());
+  const auto id = show(disk_)->id;
+  const std::string volume = directory_ + "/vms/volumes/" + id->to_string();
+  for (const auto& entry : std::filesystem::directory_iterator(volume)) {
+    if (entry.path().filename().string().starts_with("root-")) {
+      std::ofstream(entry.path(), std::ios::trunc) << "garbage";
+    }
+  }
+  EXPECT_FALSE(attach(disk_).ok());
+  EXPECT_FALSE(std::filesystem::exists(directory_ + "/run/vms.disk1.nbd.sock"));
+  EXPECT_TRUE(status().volumes.empty());
 }
 
 TEST_F(HostTest, OverviewsAddUp) {

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "host/host_thread.h"
 
+#include <algorithm>
+
 #include "io/unix_socket.h"
 
 namespace holdfast {
@@ -11,6 +13,26 @@ constexpr mode_t kSocketMode = 0660;  // for the group of the runtime directory
 Task<Result<bool>> start_host(Host& host) {
   CO_TRY(co_await host.start());
   co_return true;
+}
+
+std::size_t service_loop_count(const HostConfig& config) {
+  if (config.loops != 0) return config.loops;
+  const std::size_t cores = std::thread::hardware_concurrency();  // 0: not known
+  return std::clamp<std::size_t>(cores, 1, limits::kServiceLoopsDefaultMax);
+}
+
+ServiceEnvironment service_environment(Loop& loop) {
+  return ServiceEnvironment{
+      .executor = loop,
+      .make_file_system = [&loop]() -> std::unique_ptr<FileSystem> {
+        return std::make_unique<Disk>(loop);
+      },
+      .listen =
+          [&loop](const std::string& path, ServiceEnvironment::OnAccept on_accept) {
+            return listen_unix(loop, path, kSocketMode, std::move(on_accept));
+          },
+      .vhost = VhostEnvironment::on(loop),
+  };
 }
 
 }  // namespace
@@ -35,6 +57,7 @@ Result<std::unique_ptr<HostThread>> HostThread::start(HostConfig config, std::st
 void HostThread::run_loop(Setup setup, std::shared_ptr<Answer<bool>> started) {
   auto made = make(std::move(setup));
   if (!made.ok()) {
+    destroy();
     started->set(made.take_error());
     return;
   }
@@ -50,9 +73,15 @@ void HostThread::run_loop(Setup setup, std::shared_ptr<Answer<bool>> started) {
   tasks_->spawn(Starter::run(*this, *started, failed));
   loop_->run();
   finished_ = true;
+  destroy();
+}
+
+// What the host has on the service loops it destroys there, so their threads end after it.
+void HostThread::destroy() {
   stopping_.reset();
   tasks_.reset();
   host_.reset();
+  service_threads_.clear();
   disk_.reset();
 }
 
@@ -62,16 +91,18 @@ Result<void> HostThread::make(Setup setup) {
   tasks_ = std::make_unique<TaskScope>();
   stopping_ = std::make_unique<TaskScope>();
   Loop& loop = *loop_;
+  std::vector<ServiceEnvironment> service_loops;
+  for (std::size_t count = service_loop_count(setup.config); count > 0; --count) {
+    service_threads_.push_back(TRY(LoopThread::start()));
+    service_loops.push_back(service_environment(service_threads_.back()->loop()));
+  }
   HostEnvironment environment{
       .executor = loop,
       .file_system = *disk_,
       .make_file_system = [&loop]() -> std::unique_ptr<FileSystem> {
         return std::make_unique<Disk>(loop);
       },
-      .listen =
-          [&loop](const std::string& path, HostEnvironment::OnAccept on_accept) {
-            return listen_unix(loop, path, kSocketMode, std::move(on_accept));
-          },
+      .service_loops = std::move(service_loops),
       .holder = std::move(setup.holder),
       .on_locked = std::move(setup.on_locked),
   };

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // A Host on a thread of its own: the loop, the disks and the host live there. Other threads call in
-// and wait.
+// and wait. And the threads of the loops that serve volumes.
 //
 // Lifetime: create() to stop(). Not destroyed while a call is under way.
 #pragma once
@@ -14,12 +14,14 @@
 #include <optional>
 #include <string>
 #include <thread>
+#include <vector>
 
 #include "base/limits.h"
 #include "base/result.h"
 #include "host/host.h"
 #include "io/disk.h"
 #include "io/loop.h"
+#include "io/loop_thread.h"
 
 namespace holdfast {
 
@@ -88,6 +90,7 @@ class HostThread {
     std::function<void()> on_locked;
   };
   Result<void> make(Setup setup);
+  void destroy();
   void run_loop(Setup setup, std::shared_ptr<Answer<bool>> started);
 
   template <typename T>
@@ -98,6 +101,7 @@ class HostThread {
 
   // Made, used and destroyed on the thread; only loop_->post_remote() and stop() from others.
   std::unique_ptr<Loop> loop_;
+  std::vector<std::unique_ptr<LoopThread>> service_threads_;
   std::unique_ptr<Disk> disk_;
   std::unique_ptr<Host> host_;
   std::unique_ptr<TaskScope> tasks_;     // commands

@@ -64,7 +64,7 @@ Task<Result<VolumeReport>> Host::report_volume(Pool& pool, VolumeName name, Volu
   const auto allocated = co_await pool.volume_allocated_bytes(record.id);
   if (allocated.ok()) report.allocated_bytes = allocated.value();
   const Attachment* attachment = find_attachment(name);
-  if (attachment == nullptr || attachment->volume == nullptr) {
+  if (attachment == nullptr || !attachment->served.has_value()) {
     const auto size = co_await Volume::stored_size_bytes(pool, record.id);
     if (size.ok()) {
       report.size_bytes = size.value();
@@ -109,6 +109,7 @@ Task<Result<VolumeReport>> Host::create_volume(CreateVolumeRequest request) {
 
 Task<Result<std::vector<VolumeReport>>> Host::list_volumes(std::string pool) {
   CO_TRY(check_running());
+  co_await refresh(false);
   std::vector<std::string> names;
   if (pool.empty()) {
     for (const auto& [name, entry] : pools_) names.push_back(name);
@@ -146,6 +147,7 @@ Task<Result<std::vector<VolumeReport>>> Host::list_volumes(std::string pool) {
 }
 
 Task<Result<VolumeReport>> Host::show_volume(VolumeName name) {
+  co_await refresh(false);
   CO_TRY_ASSIGN(PoolEntry * entry, find_pool(name.pool));
   const Attachment* attachment = find_attachment(name);
   if (entry->pool == nullptr && attachment != nullptr) {
@@ -167,18 +169,17 @@ Task<Result<VolumeReport>> Host::resize_volume(ResizeVolumeRequest request) {
   CO_TRY_ASSIGN(PoolEntry * entry, find_open_pool(request.name.pool));
   const PoolUse use(*entry);
   CO_TRY_ASSIGN(VolumeRecord record, co_await find_volume(*entry->pool, request.name));
-  const Attachment* attachment = find_attachment(request.name);
-  Volume* open = attachment == nullptr ? nullptr : attachment->volume.get();
-  if (attachment != nullptr && (open == nullptr || attachment->read_only)) {
-    co_return Error(ErrorCode::busy,
-                    "volume '" + full_name + "' is attached " +
-                        (open == nullptr ? "but cannot be served now: " + attachment->reason
-                                         : std::string("read-only")) +
-                        "; detach it first: holdfast detach " + full_name);
+  Attachment* attachment = find_attachment(request.name);
+  const bool open = attachment != nullptr && attachment->served.has_value();
+  if (attachment != nullptr && (!open || attachment->read_only)) {
+    co_return Error(ErrorCode::busy, "volume '" + full_name + "' is attached " +
+                                         (!open ? "but cannot be served now: " + attachment->reason
+                                                : std::string("read-only")) +
+                                         "; detach it first: holdfast detach " + full_name);
   }
   std::uint64_t current_bytes = 0;
-  if (open != nullptr) {
-    current_bytes = open->info().size_bytes;
+  if (open) {
+    current_bytes = attachment->served->size_bytes;
   } else {
     CO_TRY_ASSIGN(current_bytes, co_await Volume::stored_size_bytes(*entry->pool, record.id));
   }
@@ -191,26 +192,22 @@ Task<Result<VolumeReport>> Host::resize_volume(ResizeVolumeRequest request) {
             "this with --force");
   }
   if (request.size_bytes != current_bytes) {
-    if (open != nullptr) {
-      CO_TRY(co_await open->resize(request.size_bytes));
+    if (open) {
+      auto command = [request](ServiceShard& shard) {
+        return shard.resize(request.name, request.size_bytes);
+      };
+      CO_TRY_ASSIGN(attachment->served, co_await loops_[attachment->loop]->run(std::move(command)));
     } else {
-      CO_TRY(co_await resize_detached(*entry->pool, record, request.size_bytes));
+      auto command = [volume = shard_volume(*entry, request.name, record.id, false),
+                      size_bytes = request.size_bytes](ServiceShard& shard) {
+        return shard.resize_detached(volume, size_bytes);
+      };
+      CO_TRY(co_await loops_[least_loaded()]->run(std::move(command)));
     }
     log_info("volume " + full_name + " was resized from " + format_bytes(current_bytes) + " to " +
              format_bytes(request.size_bytes));
   }
   co_return co_await report_volume(*entry->pool, request.name, std::move(record));
-}
-
-Task<Result<void>> Host::resize_detached(Pool& pool, VolumeRecord record,
-                                         std::uint64_t size_bytes) {
-  const VolumeOptions options = volume_options(false);
-  CO_TRY_ASSIGN(const std::unique_ptr<Volume> volume,
-                co_await Volume::open(executor_, pool, record.id, options));
-  auto resized = co_await volume->resize(size_bytes);
-  auto closed = co_await volume->close();
-  if (!resized.ok()) co_return resized;
-  co_return closed;
 }
 
 Task<Result<VolumeReport>> Host::rename_volume(VolumeName name, std::string new_name) {

@@ -46,9 +46,12 @@ class Stream {
   virtual void shutdown() = 0;
 };
 
+// Exists and listens from the start, so that clients can connect and wait; takes them from
+// start_accepting() on.
 class Listener {
  public:
   virtual ~Listener() = default;  // stops listening and removes the socket's name
+  virtual void start_accepting() = 0;  // once
 };
 
 }  // namespace holdfast

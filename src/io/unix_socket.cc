@@ -11,6 +11,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <climits>
+#include <cstdio>
 #include <cstring>
 
 #include "base/log.h"
@@ -343,6 +344,8 @@ class UnixListener final : public Listener {
     if (acceptor_->orphan()) loop_.keep(std::move(acceptor_));
   }
 
+  void start_accepting() override { acceptor_->start(); }
+
  private:
   Loop& loop_;
   std::string path_;
@@ -373,8 +376,8 @@ int connect_to(int descriptor, const sockaddr_un& address) {
   return result == 0 ? 0 : errno;
 }
 
-// Makes room for a new socket at the path.
-Result<void> remove_stale_socket(const std::string& path, const sockaddr_un& address) {
+// A socket at the path may be replaced only if nobody listens there.
+Result<void> check_replaceable(const std::string& path, const sockaddr_un& address) {
   struct stat status {};
   if (lstat(path.c_str(), &status) != 0) {
     if (errno == ENOENT) return {};
@@ -391,10 +394,14 @@ Result<void> remove_stale_socket(const std::string& path, const sockaddr_un& add
     return Error(ErrorCode::busy,
                  "cannot listen at " + path + ": another process listens there; stop it first");
   }
-  if (unlink(path.c_str()) != 0 && errno != ENOENT) {
-    return file_error("remove the stale socket", path, errno);
-  }
   return {};
+}
+
+// Made beside the final path and renamed onto it when it listens: a client finds the old socket or
+// the new one, and never the new one before it listens. As long as the path, so that it fits.
+std::string path_while_made(std::string path) {
+  path.back() = '~';
+  return path;
 }
 
 }  // namespace
@@ -430,26 +437,28 @@ Result<std::unique_ptr<Stream>> connect_unix(Loop& loop, const std::string& path
 
 Result<std::unique_ptr<Listener>> listen_unix(Loop& loop, std::string path, mode_t mode,
                                               AcceptCallback on_accept) {
-  const sockaddr_un address = TRY(unix_address(path));
-  TRY(remove_stale_socket(path, address));
+  const sockaddr_un final_address = TRY(unix_address(path));
+  TRY(check_replaceable(path, final_address));
   Descriptor descriptor(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
   if (descriptor.get() < 0) return file_error("make a socket for", path, errno);
   // The mode of the unbound socket becomes that of the file: there is no moment at which others may
   // connect. The second call only widens what the umask took.
   fchmod(descriptor.get(), mode);
+  const std::string made = path_while_made(path);
+  const sockaddr_un address = TRY(unix_address(made));
+  unlink(made.c_str());  // of a process that died just here
   const auto* generic = reinterpret_cast<const sockaddr*>(&address);
   if (bind(descriptor.get(), generic, sizeof address) != 0) {
-    return file_error("make the socket", path, errno);
+    return file_error("make the socket", made, errno);
   }
   struct stat identity {};
-  if (chmod(path.c_str(), mode) != 0 || listen(descriptor.get(), SOMAXCONN) != 0 ||
-      lstat(path.c_str(), &identity) != 0) {
+  if (chmod(made.c_str(), mode) != 0 || listen(descriptor.get(), SOMAXCONN) != 0 ||
+      lstat(made.c_str(), &identity) != 0 || rename(made.c_str(), path.c_str()) != 0) {
     const int error = errno;
-    unlink(path.c_str());
+    unlink(made.c_str());
     return file_error("listen at", path, error);
   }
   auto acceptor = std::make_unique<Acceptor>(loop, std::move(descriptor), std::move(on_accept));
-  acceptor->start();
   return std::unique_ptr<Listener>(
       std::make_unique<UnixListener>(loop, std::move(path), identity, std::move(acceptor)));
 }

@@ -30,8 +30,9 @@ Result<std::unique_ptr<Stream>> connect_unix(Loop& loop, const std::string& path
 
 using AcceptCallback = std::function<void(std::unique_ptr<Stream>)>;
 
-// Listens at `path`. A socket file left behind by a dead process is replaced; a living listener
-// there is `busy`, anything but a socket `already_exists`.
+// Listens at `path`; accepts after Listener::start_accepting(). A socket file left behind by a dead
+// process is replaced without a moment in which the path is missing; a living listener there is
+// `busy`, anything but a socket `already_exists`.
 Result<std::unique_ptr<Listener>> listen_unix(Loop& loop, std::string path, mode_t mode,
                                               AcceptCallback on_accept);
 

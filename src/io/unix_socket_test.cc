@@ -249,6 +249,7 @@ TEST_F(UnixSocketTest, ClientsAreAcceptedAndServed) {
     accepted.push_back(std::move(stream));
   });
   ASSERT_TRUE(listener.ok()) << listener.error().message();
+  listener.value()->start_accepting();
   struct stat status {};
   ASSERT_EQ(stat(path("socket").c_str(), &status), 0);
   EXPECT_EQ(status.st_mode & 07777, 0600u);
@@ -267,6 +268,20 @@ TEST_F(UnixSocketTest, ClientsAreAcceptedAndServed) {
   EXPECT_EQ(refused.error().code(), ErrorCode::not_found);
 }
 
+TEST_F(UnixSocketTest, ClientsThatComeBeforeAcceptingStartsWaitAndAreServed) {
+  std::vector<std::unique_ptr<Stream>> accepted;
+  auto listener = listen_unix(*loop_, path("socket"), 0600, [&](std::unique_ptr<Stream> stream) {
+    accepted.push_back(std::move(stream));
+  });
+  ASSERT_TRUE(listener.ok()) << listener.error().message();
+  auto client = connect_unix(*loop_, path("socket"));
+  ASSERT_TRUE(client.ok()) << client.error().message();
+  settle();
+  EXPECT_TRUE(accepted.empty());
+  listener.value()->start_accepting();
+  EXPECT_TRUE(loop_->run_until([&] { return accepted.size() == 1; }, 10s));
+}
+
 TEST_F(UnixSocketTest, AListenerMayBeDestroyedInItsCallback) {
   std::unique_ptr<Listener> listener;
   int accepted = 0;
@@ -274,6 +289,7 @@ TEST_F(UnixSocketTest, AListenerMayBeDestroyedInItsCallback) {
                ++accepted;
                listener.reset();
              }).value();
+  listener->start_accepting();
   auto client = connect_unix(*loop_, path("socket"));
   ASSERT_TRUE(client.ok());
   EXPECT_TRUE(loop_->run_until([&] { return accepted == 1; }, 10s));
@@ -292,8 +308,12 @@ TEST_F(UnixSocketTest, AStaleSocketIsReplacedALivingOneIsNot) {
     ASSERT_EQ(link(path("socket").c_str(), path("left-over").c_str()), 0);
   }
   settle();
+  // One that died while it made its socket left that, too.
+  ASSERT_EQ(link(path("left-over").c_str(), path("left-ove~").c_str()), 0);
   auto again = listen_unix(*loop_, path("left-over"), 0600, [](std::unique_ptr<Stream>) {});
-  EXPECT_TRUE(again.ok());
+  ASSERT_TRUE(again.ok());
+  EXPECT_TRUE(connect_unix(*loop_, path("left-over")).ok());
+  EXPECT_NE(access(path("left-ove~").c_str(), F_OK), 0);
 }
 
 TEST_F(UnixSocketTest, AnythingButASocketIsNotReplaced) {
@@ -318,6 +338,7 @@ TEST_F(UnixSocketTest, OutOfDescriptorsClientsWaitAndAreServedLater) {
     accepted.push_back(std::move(stream));
   });
   ASSERT_TRUE(listener.ok());
+  listener.value()->start_accepting();
   auto client = connect_unix(*loop_, path("socket"));
   ASSERT_TRUE(client.ok());
   rlimit old{};

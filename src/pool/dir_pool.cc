@@ -17,6 +17,8 @@ using namespace dir_layout;
 
 namespace {
 
+constexpr std::string_view kLocationPrefix = "dir:";
+
 Uuid make_uuid(Executor& executor) {
   std::array<std::byte, 16> random;
   store_little(random.data(), executor.random());
@@ -40,6 +42,20 @@ Result<void> check_create_options(const PoolCreateOptions& options) {
                      format_bytes(limits::kSegmentBytesMax));
   }
   return {};
+}
+
+PoolInfo info_of(const std::string& path, const format::PoolRecord& record) {
+  PoolInfo info;
+  info.id = record.id;
+  info.location = std::string(kLocationPrefix) + path;
+  info.shared = record.shared;
+  info.segment_bytes = record.segment_bytes;
+  info.format_version = format::kPoolFormatVersion;
+  info.compatible_features = record.compatible_features;
+  info.read_only_compatible_features = record.read_only_compatible_features;
+  info.incompatible_features = record.incompatible_features;
+  info.created = record.created;
+  return info;
 }
 
 // Makes the pool's directory, or accepts one that holds nothing of anybody's.
@@ -82,18 +98,15 @@ Task<Result<void>> prepare_directory(FileSystem* files, std::string path) {
 
 }  // namespace
 
-DirPool::DirPool(PoolContext context, std::string path, const format::PoolRecord& record,
-                 std::unique_ptr<FileLock> lock)
-    : context_(std::move(context)), path_(std::move(path)), lock_(std::move(lock)) {
-  info_.id = record.id;
-  info_.location = "dir:" + path_;
-  info_.shared = record.shared;
-  info_.segment_bytes = record.segment_bytes;
-  info_.format_version = format::kPoolFormatVersion;
-  info_.compatible_features = record.compatible_features;
-  info_.read_only_compatible_features = record.read_only_compatible_features;
-  info_.incompatible_features = record.incompatible_features;
-  info_.created = record.created;
+DirPool::DirPool(PoolContext context, PoolInfo info, std::unique_ptr<FileLock> lock)
+    : context_(std::move(context)),
+      path_(info.location.substr(kLocationPrefix.size())),
+      info_(std::move(info)),
+      lock_(std::move(lock)) {}
+
+std::unique_ptr<Pool> DirPool::view(PoolContext context, PoolInfo info) {
+  return std::unique_ptr<Pool>(
+      new DirPool(std::move(context), std::move(info), nullptr));  // NOLINT: private constructor
 }
 
 Task<Result<std::unique_ptr<Pool>>> DirPool::create(PoolContext context, std::string path,
@@ -118,7 +131,7 @@ Task<Result<std::unique_ptr<Pool>>> DirPool::create(PoolContext context, std::st
   CO_TRY(co_await files.rename(temporary, std::move(final_path)));
   CO_TRY(co_await files.sync_directory(path));
   co_return std::unique_ptr<Pool>(
-      new DirPool(std::move(context), std::move(path), record, std::move(lock)));  // NOLINT
+      new DirPool(std::move(context), info_of(path, record), std::move(lock)));  // NOLINT
 }
 
 Task<Result<std::unique_ptr<Pool>>> DirPool::open(PoolContext context, std::string path) {
@@ -150,7 +163,7 @@ Task<Result<std::unique_ptr<Pool>>> DirPool::open(PoolContext context, std::stri
   }
   CO_TRY_ASSIGN(std::unique_ptr<FileLock> lock, co_await take_lock(&context, path));
   std::unique_ptr<DirPool> pool(
-      new DirPool(std::move(context), std::move(path), *decoded, std::move(lock)));  // NOLINT
+      new DirPool(std::move(context), info_of(path, *decoded), std::move(lock)));  // NOLINT
   co_await pool->remove_leftovers();
   co_return std::unique_ptr<Pool>(std::move(pool));
 }
@@ -319,8 +332,7 @@ Task<Result<std::unique_ptr<File>>> DirPool::create_segment(SegmentId segment,
   co_return file;
 }
 
-Task<Result<std::unique_ptr<File>>> DirPool::open_segment(SegmentId segment,
-                                                           bool writable) {
+Task<Result<std::unique_ptr<File>>> DirPool::open_segment(SegmentId segment, bool writable) {
   std::string path = segment_path(segment);
   FileOpenOptions options;
   options.writable = writable;
@@ -368,7 +380,7 @@ Task<Result<std::vector<RootId>>> DirPool::list_roots(VolumeId volume) {
       roots.push_back(RootId{volume, Epoch{numbers->epoch}, numbers->number});
     } else if (name.starts_with(kNewPrefix)) {
       const std::string path = join(directory, name);
-      if (publishing_.contains(path)) continue;
+      if (context_.has_views || publishing_.contains(path)) continue;
       const auto removed = co_await context_.file_system.remove_file(path);
       if (!removed.ok()) log_warning(removed.error().message());
     }

@@ -10,7 +10,8 @@
 //   PATH/volumes/.creating-<uuid>              becomes <uuid> by one rename
 //   PATH/volumes/.removing-<uuid>              was <uuid>; its content is being removed
 //   PATH/volumes/<uuid>/.new-*                 becomes a root or the volume record by one rename
-// What a crash leaves of the last three is removed by open() and list_roots().
+// What a crash leaves of the last three is removed by open() and list_roots(); but with views only
+// the view that a volume lives on knows what is a leftover among its .new-* files.
 #pragma once
 
 #include <memory>
@@ -30,6 +31,8 @@ class DirPool final : public Pool {
   static Task<Result<std::unique_ptr<Pool>>> create(PoolContext context, std::string path,
                                                     PoolCreateOptions options);
   static Task<Result<std::unique_ptr<Pool>>> open(PoolContext context, std::string path);
+  // As view_pool(). Shares nothing in memory with the pool it is a view of.
+  static std::unique_ptr<Pool> view(PoolContext context, PoolInfo info);
 
   DirPool(const DirPool&) = delete;
   DirPool& operator=(const DirPool&) = delete;
@@ -73,8 +76,7 @@ class DirPool final : public Pool {
     bool is_new_;
   };
 
-  DirPool(PoolContext context, std::string path, const format::PoolRecord& record,
-          std::unique_ptr<FileLock> lock);
+  DirPool(PoolContext context, PoolInfo info, std::unique_ptr<FileLock> lock);
 
   static Task<Result<std::unique_ptr<FileLock>>> take_lock(PoolContext* context, std::string path);
   std::string volumes_path() const { return path_ + "/volumes"; }
@@ -95,7 +97,7 @@ class DirPool final : public Pool {
   PoolContext context_;
   std::string path_;
   PoolInfo info_;
-  std::unique_ptr<FileLock> lock_;
+  std::unique_ptr<FileLock> lock_;          // not in a view
   std::set<std::string> names_in_use_now_;  // of volumes being created or renamed
   std::set<std::string> publishing_;        // paths of .new-* files that are not leftovers
 };

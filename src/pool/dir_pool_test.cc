@@ -74,7 +74,7 @@ class TweakedFileSystem final : public FileSystem {
 
 class DirHarness final : public PoolHarness {
  public:
-  DirHarness() {
+  explicit DirHarness(bool has_views = false) : has_views_(has_views) {
     PoolCreateOptions options;
     options.segment_bytes = kContractSegmentBytes;
     auto created = run(create_pool(context("test holder"), location(), options));
@@ -97,11 +97,18 @@ class DirHarness final : public PoolHarness {
     return run_task<T>([this](const std::function<bool()>& done) { run_until(done); },
                        std::move(task));
   }
-  PoolContext context(std::string holder) { return PoolContext{*loop_, files_, std::move(holder)}; }
+  PoolContext context(std::string holder) {
+    return PoolContext{*loop_, files_, std::move(holder), has_views_};
+  }
+  Loop& loop() { return *loop_; }
   std::string path() const { return directory_.path() + "/pool"; }
   std::string location() const { return "dir:" + path(); }
-  Result<std::unique_ptr<Pool>> open() {
-    return run(open_pool(context("test holder"), location()));
+  using Opened = Result<std::unique_ptr<Pool>>;
+  Opened open() { return run(open_pool(context("test holder"), location())); }
+  Opened open(bool has_views) {
+    PoolContext viewed = context("test holder");
+    viewed.has_views = has_views;
+    return run(open_pool(std::move(viewed), location()));
   }
   void close() { pool_.reset(); }
   TweakedFileSystem& files() { return files_; }
@@ -112,6 +119,7 @@ class DirHarness final : public PoolHarness {
   std::unique_ptr<Loop> loop_ = Loop::create().value();
   Disk disk_{*loop_};
   TweakedFileSystem files_{disk_};
+  const bool has_views_;
   std::unique_ptr<Pool> pool_;
 };
 
@@ -119,7 +127,90 @@ std::unique_ptr<PoolHarness> make_harness() {
   return std::make_unique<DirHarness>();
 }
 
+// A pool as the host and a service loop use it together: names through the first, what volumes
+// store through a view with a file system of its own.
+class ViewedPool final : public Pool {
+ public:
+  ViewedPool(Pool& first, std::unique_ptr<Pool> view) : first_(first), view_(std::move(view)) {}
+
+  const PoolInfo& info() const override { return view_->info(); }
+  Task<Result<PoolSpace>> space() override { return view_->space(); }
+  Task<Result<std::vector<VolumeRecord>>> list_volumes() override { return first_.list_volumes(); }
+  Task<Result<void>> create_volume(VolumeRecord record, RootId root,
+                                   std::vector<std::byte> root_bytes) override {
+    return first_.create_volume(std::move(record), root, std::move(root_bytes));
+  }
+  Task<Result<void>> update_volume(VolumeRecord record) override {
+    return first_.update_volume(std::move(record));
+  }
+  Task<Result<void>> remove_volume(VolumeId volume) override {
+    return first_.remove_volume(volume);
+  }
+  Task<Result<std::uint64_t>> volume_allocated_bytes(VolumeId volume) override {
+    return first_.volume_allocated_bytes(volume);
+  }
+  Task<Result<std::unique_ptr<File>>> create_segment(SegmentId segment,
+                                                     SegmentPurpose purpose) override {
+    return view_->create_segment(segment, purpose);
+  }
+  Task<Result<std::unique_ptr<File>>> open_segment(SegmentId segment, bool writable) override {
+    return view_->open_segment(segment, writable);
+  }
+  Task<Result<void>> remove_segment(SegmentId segment) override {
+    return view_->remove_segment(segment);
+  }
+  Task<Result<void>> trim_segment(SegmentId segment, std::uint64_t used_bytes) override {
+    return view_->trim_segment(segment, used_bytes);
+  }
+  Task<Result<std::vector<SegmentId>>> list_segments(VolumeId volume) override {
+    return view_->list_segments(volume);
+  }
+  Task<Result<void>> publish_root(RootId root, std::vector<std::byte> bytes) override {
+    return view_->publish_root(root, std::move(bytes));
+  }
+  Task<Result<std::vector<RootId>>> list_roots(VolumeId volume) override {
+    return view_->list_roots(volume);
+  }
+  Task<Result<std::vector<std::byte>>> read_root(RootId root) override {
+    return view_->read_root(root);
+  }
+  Task<Result<void>> remove_root(RootId root) override { return view_->remove_root(root); }
+
+ private:
+  Pool& first_;
+  std::unique_ptr<Pool> view_;
+};
+
+class ViewHarness final : public PoolHarness {
+ public:
+  ViewHarness() { make_view(); }
+  Pool& pool() override { return *viewed_; }
+  void reopen() override {
+    viewed_.reset();
+    first_.reopen();
+    make_view();
+  }
+  void run_until(const std::function<bool()>& done) override { first_.run_until(done); }
+
+ private:
+  void make_view() {
+    viewed_.reset();
+    files_ = std::make_unique<Disk>(first_.loop());
+    const PoolContext context{first_.loop(), *files_, ""};
+    viewed_ = std::make_unique<ViewedPool>(first_.pool(), view_pool(first_.pool().info(), context));
+  }
+
+  DirHarness first_{true};
+  std::unique_ptr<Disk> files_;
+  std::unique_ptr<ViewedPool> viewed_;
+};
+
+std::unique_ptr<PoolHarness> make_view_harness() {
+  return std::make_unique<ViewHarness>();
+}
+
 INSTANTIATE_TEST_SUITE_P(Dir, PoolContract, testing::Values(&make_harness));
+INSTANTIATE_TEST_SUITE_P(DirView, PoolContract, testing::Values(&make_view_harness));
 
 class DirPoolTest : public testing::Test {
  protected:
@@ -313,6 +404,33 @@ TEST_F(DirPoolTest, LeftoversOfInterruptedOperationsAreRemovedAtOpen) {
   ASSERT_TRUE(roots.ok());
   EXPECT_EQ(roots->size(), 1u);
   EXPECT_FALSE(fs::exists(volume() / ".new-root-0000000000000001-0000000000000005"));
+}
+
+TEST_F(DirPoolTest, WithViewsOnlyTheViewRemovesWhatAPublishingLeft) {
+  make_volume();
+  harness_.close();
+  DirHarness::Opened first = harness_.open(true);
+  ASSERT_TRUE(first.ok()) << first.error().message();
+  const fs::path published = volume() / ".new-root-0000000000000001-0000000000000005";
+  std::ofstream(published) << "x";
+  EXPECT_TRUE(run(first.value()->list_roots(volume_id())).ok());
+  EXPECT_TRUE(fs::exists(published)) << "a volume on a view may be writing it";
+  Disk files(harness_.loop());
+  const auto view = view_pool(first.value()->info(), PoolContext{harness_.loop(), files, ""});
+  const auto roots = run(view->list_roots(volume_id()));
+  ASSERT_TRUE(roots.ok());
+  EXPECT_EQ(roots->size(), 1u);
+  EXPECT_FALSE(fs::exists(published));
+}
+
+TEST_F(DirPoolTest, AViewNeedsNoLockAndLeavesItToThePool) {
+  make_volume();
+  Disk files(harness_.loop());
+  auto view =
+      view_pool(harness_.pool().info(), PoolContext{harness_.loop(), files, "somebody else"});
+  EXPECT_EQ(run(view->list_roots(volume_id()))->size(), 1u);
+  view.reset();
+  EXPECT_EQ(harness_.open().error().code(), ErrorCode::busy) << "the pool still has its lock";
 }
 
 TEST_F(DirPoolTest, ForeignFilesAreNeitherSegmentsNorRoots) {

@@ -3,6 +3,7 @@
 
 #include <string_view>
 
+#include "base/assert.h"
 #include "pool/dir_pool.h"
 
 namespace holdfast {
@@ -54,6 +55,11 @@ Task<Result<std::unique_ptr<Pool>>> create_pool(PoolContext context, std::string
 Task<Result<std::unique_ptr<Pool>>> open_pool(PoolContext context, std::string location) {
   CO_TRY_ASSIGN(std::string path, parse_location(location));
   co_return co_await DirPool::open(std::move(context), std::move(path));
+}
+
+std::unique_ptr<Pool> view_pool(PoolInfo info, PoolContext context) {
+  HOLDFAST_ASSERT(info.location.starts_with(kDirPrefix));
+  return DirPool::view(std::move(context), std::move(info));
 }
 
 }  // namespace holdfast

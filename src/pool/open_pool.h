@@ -18,8 +18,10 @@ namespace holdfast {
 struct PoolContext {
   Executor& executor;
   FileSystem& file_system;
-  std::string
-      holder;  // a line for people about this daemon: "holdfastd pid 123 on host x since ..."
+  // A line for people about this daemon: "holdfastd pid 123 on host x since ..."
+  std::string holder;
+  // Volumes are opened through views only: what volumes publish is theirs, also as leftovers.
+  bool has_views = false;
 };
 
 struct PoolCreateOptions {
@@ -35,5 +37,11 @@ Task<Result<std::unique_ptr<Pool>>> create_pool(PoolContext context, std::string
 // Takes the pool's lock: busy, with the holder, when another daemon has it. An unknown incompatible
 // feature bit is refused with its name.
 Task<Result<std::unique_ptr<Pool>>> open_pool(PoolContext context, std::string location);
+
+// The same open pool for volumes on another executor; `info` is that of the pool that open_pool or
+// create_pool returned (with has_views), which outlives the view: the lock is its alone.
+// A view is for the segments and roots of the volumes that live on its executor, each of which is
+// on one view at a time. Volumes are created, renamed, removed and listed only through the first.
+std::unique_ptr<Pool> view_pool(PoolInfo info, PoolContext context);
 
 }  // namespace holdfast

@@ -1,0 +1,121 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "host/service_loop.h"
+
+#include "base/limits.h"
+#include "pool/open_pool.h"
+
+namespace holdfast {
+
+struct ServiceShard::View {
+  View(const ServiceEnvironment& environment, const PoolInfo& info)
+      : file_system(environment.make_file_system()),
+        pool(view_pool(info, PoolContext{environment.executor, *file_system, ""})),
+        opened(environment.executor) {}
+
+  std::unique_ptr<FileSystem> file_system;
+  std::unique_ptr<Pool> pool;
+  std::size_t opens_under_way = 0;
+  Condition opened;
+};
+
+ServiceShard::ServiceShard(ServiceEnvironment environment, std::uint64_t page_memory_bytes)
+    : environment_(std::move(environment)),
+      page_memory_(page_memory_bytes),
+      scope_(std::make_shared<TaskScope>()) {}
+
+ServiceShard::~ServiceShard() = default;
+
+VolumeService& ServiceShard::service(const ServiceSettings& settings) {
+  auto& place = services_[settings.frontend.name];
+  if (place == nullptr) place = std::make_unique<VolumeService>(environment_, settings);
+  return *place;
+}
+
+ServiceShard::View& ServiceShard::view(const ShardVolume& volume) {
+  auto& place = views_[volume.name.pool];
+  if (place == nullptr) place = std::make_unique<View>(environment_, volume.pool);
+  return *place;
+}
+
+Task<std::vector<std::pair<VolumeName, Error>>> ServiceShard::listen(
+    std::vector<ServiceSettings> services) {
+  std::vector<std::pair<VolumeName, Error>> failed;
+  for (const ServiceSettings& settings : services) {
+    auto listening = service(settings).listen();
+    if (!listening.ok()) failed.emplace_back(settings.frontend.name, listening.take_error());
+  }
+  co_return failed;
+}
+
+Task<Result<ServiceReport>> ServiceShard::open(ServiceSettings settings, ShardVolume volume) {
+  VolumeService& target = service(settings);
+  CO_TRY(target.listen());
+  View& place = view(volume);
+  // Recoveries side by side, but not so many that each of them takes long.
+  while (place.opens_under_way >= limits::kOpensPerPoolAndLoopMax) co_await place.opened.wait();
+  volume.options.page_memory = &page_memory_;
+  ++place.opens_under_way;
+  const auto opened = co_await target.open(*place.pool, volume.id, volume.options);
+  --place.opens_under_way;
+  place.opened.notify_all();
+  if (!opened.ok()) co_return opened.error();
+  co_return *target.report();
+}
+
+Task<Result<void>> ServiceShard::remove(VolumeName name) {
+  const auto at = services_.find(name);
+  if (at == services_.end()) co_return Result<void>{};
+  co_await at->second->close();
+  services_.erase(at);
+  co_return Result<void>{};
+}
+
+Task<Result<ServiceReport>> ServiceShard::resize(VolumeName name, std::uint64_t size_bytes) {
+  VolumeService& target = *services_.at(name);
+  CO_TRY(co_await target.resize(size_bytes));
+  co_return *target.report();
+}
+
+Task<Result<void>> ServiceShard::resize_detached(ShardVolume volume, std::uint64_t size_bytes) {
+  View& place = view(volume);
+  volume.options.page_memory = &page_memory_;
+  CO_TRY_ASSIGN(
+      const std::unique_ptr<Volume> opened,
+      co_await Volume::open(environment_.executor, *place.pool, volume.id, volume.options));
+  auto resized = co_await opened->resize(size_bytes);
+  auto closed = co_await opened->close();
+  if (!resized.ok()) co_return resized;
+  co_return closed;
+}
+
+Task<std::vector<std::pair<VolumeName, ServiceReport>>> ServiceShard::reports() {
+  std::vector<std::pair<VolumeName, ServiceReport>> reports;
+  for (const auto& [name, service] : services_) {
+    if (auto report = service->report()) reports.emplace_back(name, std::move(*report));
+  }
+  co_return reports;
+}
+
+Task<Result<void>> ServiceShard::drop_view(std::string pool) {
+  const auto at = views_.find(pool);
+  if (at == views_.end()) co_return Result<void>{};
+  // Calls run in order, so after this one the file system has nothing to do, and its end does not
+  // keep the loop waiting.
+  (void)co_await at->second->pool->space();
+  views_.erase(at);
+  co_return Result<void>{};
+}
+
+ServiceLoop::ServiceLoop(Executor& home, ServiceEnvironment environment,
+                         std::uint64_t page_memory_bytes)
+    : home_(home),
+      executor_(environment.executor),
+      shard_(std::make_shared<ServiceShard>(std::move(environment), page_memory_bytes)) {}
+
+ServiceLoop::~ServiceLoop() {
+  if (&home_ == &executor_) return;
+  // Its last owner is the function, which the other loop destroys after the call.
+  executor_.post_remote([shard = std::move(shard_)]() mutable { shard.reset(); });
+}
+
+}  // namespace holdfast

@@ -1,0 +1,111 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "host/volume_service.h"
+
+#include "base/assert.h"
+#include "base/log.h"
+
+namespace holdfast {
+namespace {
+
+VolumeCounters counters_of(const VolumeStatistics& now) {
+  VolumeCounters counters;
+  counters.reads = now.reads;
+  counters.writes = now.writes;
+  counters.discards = now.discards;
+  counters.flushes = now.flushes;
+  counters.read_bytes = now.read_bytes;
+  counters.written_bytes = now.written_bytes;
+  counters.errors = now.errors;
+  counters.corrupt_blocks = now.corrupt_blocks;
+  counters.live_bytes = now.live_bytes;
+  counters.segment_bytes = now.segment_bytes;
+  counters.segment_count = now.segment_count;
+  counters.epoch = now.epoch;
+  counters.log_sequence = now.log_sequence;
+  counters.records_written = now.records_written;
+  counters.log_bytes_written = now.log_bytes_written;
+  counters.checkpoints = now.checkpoints;
+  counters.replayed_records = now.replayed_records;
+  counters.open_time = now.open_time;
+  counters.cached_page_bytes = now.cached_page_bytes;
+  counters.retained_bytes = now.retained_bytes;
+  counters.requests_in_flight = now.requests_in_flight;
+  return counters;
+}
+
+}  // namespace
+
+VolumeService::VolumeService(const ServiceEnvironment& environment, ServiceSettings settings)
+    : environment_(environment), settings_(std::move(settings)), changed_(environment_.executor) {}
+
+VolumeService::~VolumeService() = default;
+
+Result<void> VolumeService::listen() {
+  if (listener_ != nullptr) return {};
+  listener_ =
+      TRY(environment_.listen(settings_.socket_path, [this](std::unique_ptr<Stream> stream) {
+        frontend_->accept(std::move(stream));
+      }));
+  return {};
+}
+
+Task<Result<void>> VolumeService::open(Pool& pool, VolumeId id, VolumeOptions options) {
+  HOLDFAST_ASSERT(!is_open());
+  CO_TRY(listen());
+  CO_TRY_ASSIGN(volume_, co_await Volume::open(environment_.executor, pool, id, options));
+  frontend_ = make_frontend(environment_.vhost, *volume_, settings_.frontend);
+  listener_->start_accepting();
+  co_return Result<void>{};
+}
+
+// The frontend cuts its connections first, so that a client sees a lost connection (and reconnects)
+// rather than the errors of a volume that is closing; but it ends only when the volume has given
+// its requests back, which a volume that holds them does in close().
+Task<void> VolumeService::close() {
+  listener_.reset();
+  bool frontend_closed = frontend_ == nullptr;
+  if (!frontend_closed) tasks_.spawn(close_frontend(&frontend_closed));
+  if (volume_ != nullptr) {
+    const auto closed = co_await volume_->close();
+    if (!closed.ok()) {
+      // As after a crash: the next open replays the log.
+      log_warning("volume " + settings_.frontend.name.to_string() +
+                  " was closed without a checkpoint: " + closed.error().message());
+    }
+  }
+  while (!frontend_closed) co_await changed_.wait();
+  frontend_.reset();
+  volume_.reset();
+}
+
+Task<void> VolumeService::close_frontend(bool* closed) {
+  co_await frontend_->close();
+  *closed = true;
+  changed_.notify_all();
+}
+
+Task<Result<void>> VolumeService::resize(std::uint64_t size_bytes) {
+  auto resized = co_await volume_->resize(size_bytes);
+  if (resized.ok() && is_open()) frontend_->size_changed();
+  co_return resized;
+}
+
+std::optional<ServiceReport> VolumeService::report() const {
+  if (!is_open()) return std::nullopt;
+  ServiceReport report;
+  report.size_bytes = volume_->info().size_bytes;
+  report.clients = frontend_->client_count();
+  const VolumeStatistics now = volume_->statistics();
+  report.counters = counters_of(now);
+  if (now.hold.reason == HoldReason::none) return report;
+  HoldReport hold;
+  hold.reason = hold_reason_text(now.hold.reason);
+  hold.detail = now.hold.detail;
+  hold.duration = environment_.executor.now() - now.hold.since;
+  hold.waiting = now.hold.waiting;
+  hold.retries = now.hold.retries;
+  report.hold = hold;
+  return report;
+}
+
+}  // namespace holdfast

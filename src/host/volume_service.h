@@ -1,0 +1,86 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// VolumeService: everything of one attachment that lives on a service loop: socket, volume and
+// frontend.
+//
+// Thread: the service loop's; the host reaches it by posting only (service_loop.h). Owner: its
+// ServiceShard. Lifetime: close() must have finished before it is destroyed.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "host/commands.h"
+#include "host/frontend.h"
+#include "io/executor.h"
+#include "io/file_system.h"
+#include "io/stream.h"
+#include "io/task.h"
+#include "pool/pool.h"
+#include "volume/volume.h"
+
+namespace holdfast {
+
+// A service loop's way to the outside, so that tests can give their own. The functions are called
+// on the executor's thread.
+struct ServiceEnvironment {
+  using OnAccept = std::function<void(std::unique_ptr<Stream>)>;
+
+  Executor& executor;
+  // One per pool: storage that hangs takes no other pool along.
+  std::function<std::unique_ptr<FileSystem>()> make_file_system;
+  std::function<Result<std::unique_ptr<Listener>>(const std::string& path, OnAccept on_accept)>
+      listen;
+  VhostEnvironment vhost;
+};
+
+struct ServiceSettings {
+  FrontendSettings frontend;
+  std::string socket_path;
+};
+
+// Plain data, for the host to keep.
+struct ServiceReport {
+  std::uint64_t size_bytes = 0;
+  std::size_t clients = 0;
+  VolumeCounters counters;
+  std::optional<HoldReport> hold;
+};
+
+class VolumeService {
+ public:
+  VolumeService(const ServiceEnvironment& environment, ServiceSettings settings);
+  VolumeService(const VolumeService&) = delete;
+  VolumeService& operator=(const VolumeService&) = delete;
+  ~VolumeService();
+
+  // From here on the socket is there, and clients wait in it. Does nothing when it listens already.
+  Result<void> listen();
+  // Opens the volume, then accepts. When it fails it may be called again; the socket stays.
+  // The pool outlives the service.
+  Task<Result<void>> open(Pool& pool, VolumeId id, VolumeOptions options);
+  bool is_open() const { return frontend_ != nullptr; }
+  // Removes the socket, cuts the clients, closes the volume.
+  Task<void> close();
+
+  Task<Result<void>> resize(std::uint64_t size_bytes);
+  std::optional<ServiceReport> report() const;  // nothing when it is not open
+
+ private:
+  Task<void> close_frontend(bool* closed);
+
+  const ServiceEnvironment& environment_;
+  const ServiceSettings settings_;
+  Condition changed_;
+  // In the order of their construction; torn down in reverse (but the socket goes first).
+  std::unique_ptr<Volume> volume_;
+  std::unique_ptr<Frontend> frontend_;
+  std::unique_ptr<Listener> listener_;
+  TaskScope tasks_;
+};
+
+}  // namespace holdfast

@@ -1,0 +1,35 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// LoopThread: a loop that runs on a thread of its own. Others reach it through Loop::post_remote().
+#pragma once
+
+#include <memory>
+#include <semaphore>
+#include <thread>
+
+#include "base/result.h"
+#include "io/loop.h"
+
+namespace holdfast {
+
+class LoopThread {
+ public:
+  // Returns when the loop runs.
+  static Result<std::unique_ptr<LoopThread>> start();
+  // Runs what was posted before, then ends the thread and destroys the loop on it. What others made
+  // on the loop is gone by then; they post nothing afterwards.
+  ~LoopThread();
+  LoopThread(const LoopThread&) = delete;
+  LoopThread& operator=(const LoopThread&) = delete;
+
+  Loop& loop() { return *loop_; }
+
+ private:
+  explicit LoopThread(std::unique_ptr<Loop> loop);
+
+  std::unique_ptr<Loop> loop_;
+  std::binary_semaphore may_destroy_{0};  // the last call into the loop from outside has returned
+  std::thread thread_;
+};
+
+}  // namespace holdfast
