@@ -164,8 +164,8 @@ def direct_boot(initramfs, **settings):
 
 
 class Guest:
-    """One QEMU. `arguments` say what it boots from and which disks it has; without -m it has 512 MiB
-    of memory that a vhost-user server can map. Its files are in `directory`, named after it."""
+    """One QEMU. `arguments` say what it boots from and which disks it has; without -m it has
+    512 MiB that a vhost-user server can map. Its files are in `directory`, named after it."""
 
     def __init__(self, directory, name, arguments, accelerator=None):
         self.directory = Path(directory)
@@ -194,7 +194,9 @@ class Guest:
         if self.qmp_client is not None:
             self.qmp_client.close()
             self.qmp_client = None
-        self.drop_agent()
+        if self.agent_socket is not None:
+            self.agent_socket.close()
+            self.agent_socket = None
         if self.process.poll() is None:
             self.process.kill()
         self.process.wait()
@@ -222,8 +224,9 @@ class Guest:
         return matches[-1] if matches else None
 
     def fail(self, what):
-        raise GuestFailed(f"{what}\n--- console of {self.name}\n{self.console()[-3000:]}\n--- QEMU\n"
-                          f"{self.errors_path.read_text(errors='replace')[-2000:]}")
+        errors = self.errors_path.read_text(errors="replace")
+        raise GuestFailed(f"{what}\n--- console of {self.name}\n{self.console()[-3000:]}\n"
+                          f"--- QEMU\n{errors[-2000:]}")
 
     def wait_for(self, pattern, timeout_seconds=90, times=1):
         """The last match of `pattern` once the guest said it `times` times."""
@@ -256,9 +259,9 @@ class Guest:
 
     def wait_until_ready(self, timeout_seconds=120, boots=1):
         """The guest takes commands, for the `boots`-th time on this console."""
-        self.drop_agent()
-        self.agent_socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        programs.wait_until(self._agent_connects, 30, "QEMU to start")
+        if self.agent_socket is None:
+            self.agent_socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            programs.wait_until(self._agent_connects, 30, "QEMU to start")
         self.wait_for(r"ready", timeout_seconds, times=boots)
         self.agent_socket.settimeout(timeout_seconds)
         # What the guest said before a reset may come first.
@@ -274,12 +277,6 @@ class Guest:
             return True
         except (FileNotFoundError, ConnectionRefusedError):
             return False
-
-    def drop_agent(self):
-        if self.agent_socket is not None:
-            self.agent_socket.close()
-            self.agent_socket = None
-        self.agent_received.clear()
 
     def _receive(self):
         try:
@@ -315,6 +312,10 @@ class Guest:
         if status != 0:
             self.fail(f"in the guest: {command}\nstatus {status}\n{output}")
         return output
+
+    def tell(self, command):
+        """For a command after which the guest does not answer, such as a reboot."""
+        self.agent_socket.sendall(command.encode() + b"\n")
 
     def kernel_errors(self):
         """Lines of the guest's kernel log that no healthy disk causes."""
