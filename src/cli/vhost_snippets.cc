@@ -4,10 +4,16 @@
 #include <algorithm>
 #include <string_view>
 
+#include "base/limits.h"
+
 namespace holdfast {
 namespace {
 
 constexpr std::string_view kExampleMemory = "4G";
+// Without a number QEMU asks for a queue for each processor, and refuses to start where there are
+// more processors than the server has queues.
+constexpr unsigned kQueues = 4;
+static_assert(kQueues <= limits::kVhostQueuesMax);
 
 bool is_plain(char c) {
   return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') ||
@@ -77,7 +83,7 @@ std::string qemu_snippet(const std::string& socket_path, const std::string& volu
          shell_word("socket,id=" + id + ",path=" + qemu_value(socket_path) + ",reconnect=1") +
          " \\\n"
          "-device vhost-user-blk-pci,id=" +
-         id + ",chardev=" + id + "\n";
+         id + ",chardev=" + id + ",num-queues=" + std::to_string(kQueues) + "\n";
 }
 
 std::string libvirt_snippet(const std::string& socket_path) {
@@ -87,7 +93,9 @@ std::string libvirt_snippet(const std::string& socket_path) {
          "</memoryBacking>\n"
          "<devices>\n"
          "  <disk type='vhostuser' device='disk'>\n"
-         "    <driver name='qemu' type='raw'/>\n"
+         "    <driver name='qemu' type='raw' queues='" +
+         std::to_string(kQueues) +
+         "'/>\n"
          "    <source type='unix' path='" +
          xml_attribute(socket_path) +
          "'>\n"

@@ -11,7 +11,7 @@ TEST(VhostSnippetsTest, QemuSharesItsMemoryAndReconnects) {
             "-m 4G -object memory-backend-memfd,id=memory,size=4G,share=on \\\n"
             "-machine memory-backend=memory \\\n"
             "-chardev socket,id=disk-web,path=/run/holdfast/vms.web.vhost.sock,reconnect=1 \\\n"
-            "-device vhost-user-blk-pci,id=disk-web,chardev=disk-web\n");
+            "-device vhost-user-blk-pci,id=disk-web,chardev=disk-web,num-queues=4\n");
 }
 
 TEST(VhostSnippetsTest, AnOddPathSurvivesTheShellAndQemu) {
@@ -24,7 +24,7 @@ TEST(VhostSnippetsTest, AnOddPathSurvivesTheShellAndQemu) {
 }
 
 TEST(VhostSnippetsTest, AnIdBeginsWithALetter) {
-  EXPECT_NE(qemu_snippet("/s", "0").find("-device vhost-user-blk-pci,id=disk-0,chardev=disk-0\n"),
+  EXPECT_NE(qemu_snippet("/s", "0").find("-device vhost-user-blk-pci,id=disk-0,chardev=disk-0,"),
             std::string::npos);
 }
 
@@ -36,7 +36,7 @@ TEST(VhostSnippetsTest, LibvirtSharesMemoryAndReconnects) {
             "</memoryBacking>\n"
             "<devices>\n"
             "  <disk type='vhostuser' device='disk'>\n"
-            "    <driver name='qemu' type='raw'/>\n"
+            "    <driver name='qemu' type='raw' queues='4'/>\n"
             "    <source type='unix' path='/run/holdfast/vms.web.vhost.sock'>\n"
             "      <reconnect enabled='yes' timeout='1'/>\n"
             "    </source>\n"
