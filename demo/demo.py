@@ -15,13 +15,14 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 sys.dont_write_bytecode = True
 
-import guest  # noqa: E402
+from support import guest  # noqa: E402
 from support.daemon import Daemon  # noqa: E402
 
 FILES = 40
 KILLS = (8, 20, 29)  # the daemon dies soon after the guest wrote these
 DOWN_SECONDS = 2.0
 VOLUME = "vms/guest"
+PROTOCOL_NAMES = {"vhost": "vhost-user-blk", "nbd": "NBD"}
 
 
 class Account:
@@ -54,24 +55,29 @@ def kill_and_start(account, daemon, running, number):
                 f"{resumed - DOWN_SECONDS:.2f} s after the start")
 
 
-def run_guest(directory, phase, accelerator, attachment):
-    return guest.Guest(directory, phase, accelerator, FILES, socket=attachment["socket"],
-                       export=VOLUME.split("/")[1])
+def run_guest(directory, phase, attachment):
+    socket = attachment["socket"]
+    if attachment["protocol"] == "vhost":
+        disk = guest.vhost_disk(socket)
+    else:
+        disk = guest.nbd_disk(socket, export=VOLUME.split("/")[1])
+    boot = guest.direct_boot(directory / "initramfs.cpio", phase=phase, files=FILES)
+    return guest.Guest(directory, phase, [*boot, *disk, "-no-reboot"])
 
 
-def demo(directory, daemon, account):
+def demo(directory, daemon, account, protocol):
+    guest.build_initramfs(directory / "initramfs.cpio", Path(__file__).parent / "guest_job")
     _, version = guest.kernel()
-    guest.build_initramfs(directory / "initramfs.cpio", version)
-    accelerator = guest.choose_accelerator(directory)
-    account.say(f"guest: Linux {version} in QEMU ({accelerator})")
+    account.say(f"guest: Linux {version} in QEMU ({guest.choose_accelerator()})")
 
     daemon.start()
     daemon.create_pool("vms")
     daemon.call("volume", "create", VOLUME, "--size", "2G")
-    attachment = daemon.call("attach", VOLUME)
-    account.say(f"daemon {daemon.pid} serves {VOLUME}, 2 GiB, at {attachment['uri']}")
+    attachment = daemon.call("attach", VOLUME, f"--{protocol}")
+    account.say(f"daemon {daemon.pid} serves {VOLUME}, 2 GiB, over {PROTOCOL_NAMES[protocol]} at "
+                f"{attachment['socket']}")
 
-    running = run_guest(directory, "write", accelerator, attachment)
+    running = run_guest(directory, "write", attachment)
     try:
         running.wait_for(r"booted", 90)
         account.say("the guest is up and makes ext4 on its disk")
@@ -86,7 +92,7 @@ def demo(directory, daemon, account):
 
     daemon.kill_and_start()
     account.say("SIGKILL once more, and a second boot of the guest")
-    running = run_guest(directory, "verify", accelerator, attachment)
+    running = run_guest(directory, "verify", attachment)
     try:
         running.wait_for_end(120)
         verified = int(running.wait_for(r"verified (\d+)", 1))
@@ -109,6 +115,8 @@ def demo(directory, daemon, account):
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--bin-dir", help="the folder with holdfastd and holdfast")
+    parser.add_argument("--nbd", action="store_true",
+                        help="connect the guest over NBD, and not over vhost-user-blk")
     parser.add_argument("--keep", action="store_true", help="keep the files of the run")
     arguments = parser.parse_args()
     if arguments.bin_dir:
@@ -120,7 +128,7 @@ def main():
     failure = None
     print("Holdfast demo: a virtual machine outlives the death of its disk's daemon", flush=True)
     try:
-        demo(directory, daemon, account)
+        demo(directory, daemon, account, "nbd" if arguments.nbd else "vhost")
     except (AssertionError, RuntimeError, OSError) as error:
         failure = error
     except KeyboardInterrupt:

@@ -54,7 +54,7 @@ _holdfast() {
     pool/create) options+=" --shared --segment-size" ;;
     volume/create) options+=" --size --thick" ;;
     volume/resize) options+=" --size --force" ;;
-    attach/*) options+=" --nbd --read-only" ;;
+    attach/*) options+=" --nbd --vhost --read-only" ;;
     status/*) options+=" --watch" ;;
   esac
   if [[ $current == -* ]]; then

@@ -157,7 +157,8 @@ def check_scripts(root):
         paths += [path for path in (root / top).rglob("*")
                   if path.is_file() and (path.suffix in (".py", ".sh")
                                          or path.name == "CMakeLists.txt"
-                                         or (top in ("tools", "demo") and path.suffix == ""))]
+                                         or (top in ("tools", "tests", "demo")
+                                             and path.suffix == ""))]
     for path in sorted(set(paths)):
         text = path.read_text(errors="replace")
         relative = str(path.relative_to(root))

@@ -16,6 +16,7 @@
 #include "base/units.h"
 #include "cli/completion_bash.h"
 #include "cli/output.h"
+#include "cli/vhost_snippets.h"
 #include "host/config.h"
 #include "host/names.h"
 
@@ -178,6 +179,21 @@ std::string details_and(const Json& answer, std::string (*details)(const Json&),
   return headline + "\n" + details(answer);
 }
 
+// The socket on the first line, for scripts; then what a person pastes.
+std::string attach_text(const Json& answer) {
+  const std::string socket = text_of(answer, "socket");
+  if (text_of(answer, "protocol") == "vhost")
+    return vhost_attach_text(socket, text_of(answer, "volume"));
+  return socket + "\n" + text_of(answer, "uri") + "\n";
+}
+
+std::string who_sees_resize(const Json& volume) {
+  if (!volume.value("attached", false)) return "";
+  const Json attachment = volume.value("attachment", Json::object());
+  return text_of(attachment, "protocol") == "vhost" ? "; the guest is told"
+                                                    : "; clients see it when they connect anew";
+}
+
 int watch_status(Client& client, const Arguments& arguments) {
   const bool terminal = ::isatty(STDOUT_FILENO) != 0;
   for (;;) {
@@ -334,9 +350,7 @@ class Commands {
             return "Volume " + text_of(answer, "pool") + "/" + text_of(answer, "name") + " has " +
                    (size.is_number() ? format_bytes(size.get<std::uint64_t>())
                                      : std::string("its new size")) +
-                   (answer.value("attached", false) ? "; clients see it when they connect anew"
-                                                    : "") +
-                   "\n";
+                   who_sees_resize(answer) + "\n";
           });
         });
     add_volume_name(resize);
@@ -370,22 +384,24 @@ class Commands {
   }
 
   void add_attach_commands() {
-    CLI::App* attach = leaf(
-        &app_, "attach", "Serve a volume; prints its socket and NBD URI", [this](Client& client) {
-          const Json body = {{"protocol", arguments_.vhost ? "vhost" : "nbd"},
-                             {"read_only", arguments_.read_only}};
-          return client.run("POST", parse_volume_name(arguments_.name).target() + "/attach", body,
-                            [](const Json& answer) {
-                              return text_of(answer, "socket") + "\n" + text_of(answer, "uri") +
-                                     "\n";
-                            });
-        });
+    CLI::App* attach =
+        leaf(&app_, "attach", "Serve a volume; prints its socket and how to use it",
+             [this](Client& client) {
+               const Json body = {{"protocol", arguments_.vhost ? "vhost" : "nbd"},
+                                  {"read_only", arguments_.read_only}};
+               return client.run("POST", parse_volume_name(arguments_.name).target() + "/attach",
+                                 body, attach_text);
+             });
     add_volume_name(attach);
     CLI::Option* nbd = attach->add_flag("--nbd", arguments_.nbd, "Over NBD (the default)");
-    attach->add_flag("--vhost", arguments_.vhost, "Over vhost-user-blk")->excludes(nbd);
+    attach
+        ->add_flag("--vhost", arguments_.vhost,
+                   "Over vhost-user-blk, the fast path for machines of this host")
+        ->excludes(nbd);
     attach->add_flag("--read-only", arguments_.read_only, "Refuse writes");
     attach->footer(
         "A volume stays attached over restarts of holdfastd until it is detached. Examples:\n"
+        "  holdfast attach vms/disk1 --vhost      # prints what to paste for QEMU and libvirt\n"
         "  holdfast attach vms/disk1\n"
         "  qemu-system-x86_64 ... -blockdev driver=nbd,node-name=disk1,reconnect-delay=300,\\\n"
         "    server.type=unix,server.path=/run/holdfast/vms.disk1.nbd.sock,export=disk1");

@@ -204,12 +204,14 @@ std::string volume_details(const Json& volume) {
   if (member(volume, "hold").is_object()) add_hold(details, member(volume, "hold"));
   const Json& attachment = member(volume, "attachment");
   if (attachment.is_object()) {
-    details.add("attached", access_of(volume) + " since " +
+    details.add("attached", access_of(volume) + " over " +
+                                or_unknown(text_of(attachment, "protocol")) + " since " +
                                 time_of(attachment, "since_unix_seconds") + ", " +
                                 number_of(attachment, "clients") + " clients, on loop " +
                                 number_of(attachment, "loop"));
     details.add("socket", or_unknown(text_of(attachment, "socket")));
-    details.add("uri", or_unknown(text_of(attachment, "uri")));
+    const std::string uri = text_of(attachment, "uri");
+    if (!uri.empty()) details.add("uri", uri);  // NBD has one, vhost-user-blk has none
   }
   const Json& counters = member(volume, "statistics");
   if (counters.is_object()) {

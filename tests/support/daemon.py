@@ -160,9 +160,12 @@ class HoldfastTest(unittest.TestCase):
         self._failures_before = len(result.failures) + len(result.errors)
         self.directory = Path(tempfile.mkdtemp(prefix="holdfast-", dir=test_root()))
         self.addCleanup(shutil.rmtree, self.directory, ignore_errors=True)
-        self.daemon = Daemon(self.directory, self.daemon_arguments, self.open_files_max)
+        self.daemon = self.make_daemon()
         self.addCleanup(self.daemon.end)
         self.daemon.start()
+
+    def make_daemon(self):
+        return Daemon(self.directory, self.daemon_arguments, self.open_files_max)
 
     def tearDown(self):
         result = self._outcome.result
