@@ -183,8 +183,20 @@ class Attaching(HoldfastTest):
         self.assert_refused("not-found", "detach", "pool/disk")
         self.assertEqual(self.daemon.volume()["state"], "detached")
 
-    def test_vhost_is_refused_for_now(self):
-        self.assert_refused("unsupported", "attach", "pool/disk", "--vhost")
+    def test_attach_over_vhost_prints_the_socket_and_what_to_paste(self):
+        done = self.daemon.run("attach", "pool/disk", "--vhost", status=0)
+        path = str(self.daemon.runtime / "pool.disk.vhost.sock")
+        lines = done.stdout.splitlines()
+        self.assertEqual(lines[:2], [path, ""])
+        self.assertIn("-device vhost-user-blk-pci", done.stdout)
+        self.assertIn("<disk type='vhostuser'", done.stdout)
+        attached = self.daemon.call("attach", "pool/disk", "--vhost")
+        self.assertEqual((attached["protocol"], attached["socket"], attached["uri"]),
+                         ("vhost", path, None))
+        self.assertEqual(self.daemon.volume()["attachment"]["protocol"], "vhost")
+        self.assert_refused("busy", "attach", "pool/disk", "--nbd")
+        self.daemon.call("detach", "pool/disk")
+        self.assertFalse(os.path.exists(path), "the socket stays after detach")
 
     def test_the_export_has_the_name_of_the_volume_and_is_listed(self):
         self.daemon.call("attach", "pool/disk")

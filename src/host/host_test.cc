@@ -220,7 +220,9 @@ TEST_F(HostTest, AttachingAgainGivesTheSameAnswer) {
   EXPECT_EQ(first->attachment.uri,
             "nbd+unix:///disk1?socket=" + directory_ + "/run/vms.disk1.nbd.sock");
   expect_refusal(attach(disk_, true), ErrorCode::busy, "attached read-write");
-  expect_refusal(attach(disk_, false, "vhost"), ErrorCode::unsupported, "--nbd");
+  expect_refusal(attach(disk_, false, "vhost"), ErrorCode::busy, "by nbd");
+  expect_refusal(attach(VolumeName{"vms", "other"}, false, "iscsi"), ErrorCode::invalid_argument,
+                 "use nbd or vhost");
   ASSERT_TRUE(detach(disk_).ok());
   expect_refusal(detach(disk_), ErrorCode::not_found, "is not attached");
   EXPECT_TRUE(attach(disk_, true).ok());
