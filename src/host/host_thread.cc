@@ -29,7 +29,9 @@ ServiceEnvironment service_environment(Loop& loop) {
       },
       .listen =
           [&loop](const std::string& path, ServiceEnvironment::OnAccept on_accept) {
-            return listen_unix(loop, path, kSocketMode, std::move(on_accept));
+            // The host holds the lock of the directory.
+            return listen_unix(loop, path, kSocketMode, std::move(on_accept),
+                               LivingListener::replace);
           },
       .vhost = VhostEnvironment::on(loop),
   };

@@ -376,8 +376,7 @@ int connect_to(int descriptor, const sockaddr_un& address) {
   return result == 0 ? 0 : errno;
 }
 
-// A socket at the path may be replaced only if nobody listens there.
-Result<void> check_replaceable(const std::string& path, const sockaddr_un& address) {
+Result<void> check_replaceable(const std::string& path, LivingListener living) {
   struct stat status {};
   if (lstat(path.c_str(), &status) != 0) {
     if (errno == ENOENT) return {};
@@ -388,6 +387,8 @@ Result<void> check_replaceable(const std::string& path, const sockaddr_un& addre
                                                 ": something that is not a socket has that name; "
                                                 "move it away");
   }
+  if (living == LivingListener::replace) return {};
+  const sockaddr_un address = TRY(unix_address(path));
   const Descriptor probe(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
   if (probe.get() < 0) return file_error("make a socket for", path, errno);
   if (connect_to(probe.get(), address) != ECONNREFUSED) {
@@ -436,9 +437,9 @@ Result<std::unique_ptr<Stream>> connect_unix(Loop& loop, const std::string& path
 }
 
 Result<std::unique_ptr<Listener>> listen_unix(Loop& loop, std::string path, mode_t mode,
-                                              AcceptCallback on_accept) {
-  const sockaddr_un final_address = TRY(unix_address(path));
-  TRY(check_replaceable(path, final_address));
+                                              AcceptCallback on_accept, LivingListener living) {
+  TRY(unix_address(path));
+  TRY(check_replaceable(path, living));
   Descriptor descriptor(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
   if (descriptor.get() < 0) return file_error("make a socket for", path, errno);
   // The mode of the unbound socket becomes that of the file: there is no moment at which others may

@@ -30,10 +30,19 @@ Result<std::unique_ptr<Stream>> connect_unix(Loop& loop, const std::string& path
 
 using AcceptCallback = std::function<void(std::unique_ptr<Stream>)>;
 
+// What to do with a socket that somebody listens on.
+enum class LivingListener {
+  refuse,  // `busy`
+  // For a caller who knows that the path is its own. The sockets of a killed process live on until
+  // the kernel has finished its last disk I/O.
+  replace,
+};
+
 // Listens at `path`; accepts after Listener::start_accepting(). A socket file left behind by a dead
-// process is replaced without a moment in which the path is missing; a living listener there is
-// `busy`, anything but a socket `already_exists`.
+// process is replaced without a moment in which the path is missing; anything but a socket is
+// `already_exists`.
 Result<std::unique_ptr<Listener>> listen_unix(Loop& loop, std::string path, mode_t mode,
-                                              AcceptCallback on_accept);
+                                              AcceptCallback on_accept,
+                                              LivingListener living = LivingListener::refuse);
 
 }  // namespace holdfast

@@ -316,6 +316,20 @@ TEST_F(UnixSocketTest, AStaleSocketIsReplacedALivingOneIsNot) {
   EXPECT_NE(access(path("left-ove~").c_str(), F_OK), 0);
 }
 
+TEST_F(UnixSocketTest, WhoOwnsThePathReplacesALivingListenerToo) {
+  auto first = listen_unix(*loop_, path("socket"), 0600, [](std::unique_ptr<Stream>) {});
+  ASSERT_TRUE(first.ok());
+  int accepted = 0;
+  auto second = listen_unix(
+      *loop_, path("socket"), 0600, [&](std::unique_ptr<Stream>) { ++accepted; },
+      LivingListener::replace);
+  ASSERT_TRUE(second.ok()) << second.error().message();
+  second.value()->start_accepting();
+  std::move(first).value().reset();  // leaves the other's name alone
+  EXPECT_TRUE(connect_unix(*loop_, path("socket")).ok());
+  EXPECT_TRUE(loop_->run_until([&] { return accepted == 1; }, 10s));
+}
+
 TEST_F(UnixSocketTest, AnythingButASocketIsNotReplaced) {
   std::ofstream(path("file")) << "precious";
   const auto listener = listen_unix(*loop_, path("file"), 0600, [](std::unique_ptr<Stream>) {});
