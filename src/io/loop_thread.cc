@@ -11,10 +11,12 @@ Result<std::unique_ptr<LoopThread>> LoopThread::start() {
 }
 
 LoopThread::LoopThread(std::unique_ptr<Loop> loop) : loop_(std::move(loop)) {
-  // Signals of the process are for the threads that expect them.
+  // Signals of the process are for the threads that expect them; but a fault is the thread's own, and
+  // blocked it would end the process in spite of its handler (shared_memory.cc).
   sigset_t all;
   sigset_t previous;
   sigfillset(&all);
+  for (const int fault : {SIGBUS, SIGSEGV, SIGFPE, SIGILL, SIGTRAP}) sigdelset(&all, fault);
   pthread_sigmask(SIG_SETMASK, &all, &previous);
   thread_ = std::thread([this] {
     loop_->run();

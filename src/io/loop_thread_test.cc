@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
+#include <csignal>
 #include <thread>
 
 #include "io/disk.h"
@@ -47,6 +48,21 @@ TEST(LoopThreadTest, EndingOneLeavesTheOthersRunning) {
     done.release();
   });
   EXPECT_TRUE(done.try_acquire_for(std::chrono::seconds(30)));
+}
+
+TEST(LoopThreadTest, FaultsAreNotBlockedOtherSignalsAre) {
+  auto thread = LoopThread::start().value();
+  sigset_t blocked;
+  std::binary_semaphore done{0};
+  thread->loop().post_remote([&] {
+    pthread_sigmask(SIG_SETMASK, nullptr, &blocked);
+    done.release();
+  });
+  done.acquire();
+  EXPECT_EQ(sigismember(&blocked, SIGBUS), 0) << "the handler that guards guest memory must run";
+  EXPECT_EQ(sigismember(&blocked, SIGSEGV), 0);
+  EXPECT_EQ(sigismember(&blocked, SIGTERM), 1);
+  EXPECT_EQ(sigismember(&blocked, SIGINT), 1);
 }
 
 }  // namespace
