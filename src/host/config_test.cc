@@ -19,6 +19,7 @@ TEST(ConfigTest, ReadsEverySetting) {
   const auto result = parse_config(R"(
 runtime_dir = "/tmp/run"
 state_dir = "/tmp/state"
+loops = 3
 [log]
 file = "/tmp/holdfast.log"
 level = "debug"
@@ -37,6 +38,7 @@ vms = "dir:/srv/vms"
   EXPECT_EQ(config.state_directory, "/tmp/state");
   EXPECT_EQ(config.log_file, "/tmp/holdfast.log");
   EXPECT_EQ(config.log_level, LogLevel::debug);
+  EXPECT_EQ(config.loops, 3u);
   EXPECT_EQ(config.page_cache_bytes, 128 * kMiB);
   EXPECT_EQ(config.checkpoint_log_bytes, kGiB);
   EXPECT_EQ(config.checkpoint_idle, 500ms);
@@ -67,6 +69,9 @@ TEST(ConfigTest, RefusalsNameTheLineAndTheProblem) {
             "test.toml, line 2: unknown key 'runtime_dri'; did you mean 'runtime_dir'?");
   EXPECT_NE(refusal("runtime_dir = \"x\"").find("absolute path"), std::string::npos);
   EXPECT_NE(refusal("runtime_dir = 5").find("text in quotes"), std::string::npos);
+  EXPECT_NE(refusal("loops = 0").find("from 1 to 64"), std::string::npos);
+  EXPECT_NE(refusal("loops = 65").find("from 1 to 64"), std::string::npos);
+  EXPECT_NE(refusal("loops = \"many\"").find("from 1 to 64"), std::string::npos);
   EXPECT_NE(refusal("log = 5").find("must be a table"), std::string::npos);
   EXPECT_NE(refusal("[log]\nlevel = \"loud\"").find("line 2: level must be"), std::string::npos);
   EXPECT_NE(refusal("[volume]\npage_cache = \"lots\"").find("is not a size"), std::string::npos);
