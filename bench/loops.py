@@ -22,18 +22,19 @@ from support import fio, programs  # noqa: E402
 from support.daemon import Daemon, test_root  # noqa: E402
 
 PROCESSORS_NEEDED = 4
-QUIET = {"rw": "randrw", "bs": "4k", "iodepth": 1, "rate_iops": "100,100", "size": "256m",
-         "time_based": 1, "norandommap": 1}
-BUSY = {"rw": "randwrite", "bs": "4k", "iodepth": 32, "size": "1g", "time_based": 1,
-        "norandommap": 1, "runtime": 3600}
+QUIET = {"rw": "randrw", "bs": "4k", "iodepth": 1, "rate_iops": "100,100", "time_based": 1,
+         "norandommap": 1}
+BUSY = {"rw": "randwrite", "bs": "4k", "iodepth": 32, "time_based": 1, "norandommap": 1,
+        "runtime": 3600}
 ALONE, OTHER_LOOP, SAME_LOOP, OTHER_DAEMON = (
     "alone", "busy on another loop", "busy on the same loop", "busy in another daemon")
 
 
 class Bench:
-    def __init__(self, directory, seconds):
+    def __init__(self, directory, arguments):
         self.directory = directory
-        self.seconds = seconds
+        self.seconds = arguments.seconds
+        self.sizes = {"quiet": "64m", "busy": "64m" if arguments.smoke else "1g"}
         self.daemons = {}
         self.uris = {}
         for loops in (1, 2):
@@ -49,11 +50,10 @@ class Bench:
             self.daemons[name] = daemon
             daemon.start()
             daemon.create_pool(path=self.directory / f"{name}-pool")
-        size = "1G" if role == "busy" else "256M"
-        uri = self.daemons[name].attach_new(f"pool/{role}", size)
+        uri = self.daemons[name].attach_new(f"pool/{role}", self.sizes[role].upper())
         self.uris[name, role] = uri
         # Reads of blocks that were never written would not reach the disk.
-        fio.run_jobs(uri, [{"rw": "write", "bs": "1m", "iodepth": 4, "size": size.lower(),
+        fio.run_jobs(uri, [{"rw": "write", "bs": "1m", "iodepth": 4, "size": self.sizes[role],
                             "end_fsync": 1}], self.directory)
 
     def measure(self, case):
@@ -63,10 +63,12 @@ class Bench:
         load = None
         try:
             if busy is not None:
-                load = fio.start_job(self.uris[busy], BUSY, self.directory, "busy")
+                load = fio.start_job(self.uris[busy], {**BUSY, "size": self.sizes["busy"]},
+                                     self.directory, "busy")
                 time.sleep(1)
-            done = fio.run_jobs(self.uris[quiet], [{**QUIET, "runtime": self.seconds}],
-                                self.directory, timeout=self.seconds + 120)
+            quiet_job = {**QUIET, "size": self.sizes["quiet"], "runtime": self.seconds}
+            done = fio.run_jobs(self.uris[quiet], [quiet_job], self.directory,
+                                timeout=self.seconds + 120)
             if load is not None and load.poll() is not None:
                 raise RuntimeError("the busy load ended by itself")
         finally:
@@ -85,9 +87,13 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--bin-dir", help="where holdfastd and holdfast are")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=10, help="of each measurement")
+    parser.add_argument("--seconds", type=int, default=10, help="of each measurement")
+    parser.add_argument("--smoke", action="store_true",
+                        help="one round far too short to say anything: does it run?")
     parser.add_argument("--json", metavar="FILE", help="write all figures there")
     arguments = parser.parse_args()
+    if arguments.smoke:
+        arguments.rounds, arguments.seconds = 1, 1
     if arguments.bin_dir:
         os.environ["HOLDFAST_BIN_DIR"] = str(Path(arguments.bin_dir).resolve())
     cases = [ALONE, OTHER_LOOP, SAME_LOOP, OTHER_DAEMON]
@@ -95,7 +101,7 @@ def main():
     with tempfile.TemporaryDirectory(prefix="holdfast-loops-", dir=test_root()) as directory:
         bench = None
         try:
-            bench = Bench(Path(directory), arguments.seconds)
+            bench = Bench(Path(directory), arguments)
             for round_number in range(arguments.rounds):
                 shift = round_number % len(cases)
                 for case in cases[shift:] + cases[:shift]:
