@@ -5,7 +5,6 @@ there, over vhost-user-blk.
 HOLDFAST_GUEST_SERVER=qemu-storage-daemon runs the tests against that instead."""
 
 import re
-import shlex
 import time
 import unittest
 import xml.etree.ElementTree as ElementTree
@@ -40,9 +39,10 @@ class GuestBoot(GuestTest):
         text = self.daemon.run("attach", "pool/disk", "--vhost", status=0).stdout
         socket, empty, *lines = text.split("\n")
         self.assertEqual(empty, "")
-        words = [line for line in lines if line.startswith("-")]
+        pasted = "\n".join(line for line in lines if line.startswith("-"))
+        words = programs.run("sh", "-c", f"printf '%s\\n' {pasted}").stdout.splitlines()
         xml = [line for line in lines if line.lstrip().startswith("<")]
-        return socket, shlex.split("\n".join(words)), "\n".join(xml)
+        return socket, words, "\n".join(xml)
 
     def power_off(self, running):
         self.assert_healthy(running)

@@ -21,9 +21,12 @@ ROUNDS = int(os.environ.get("HOLDFAST_KILL_ROUNDS", "10"))
 class GuestLoad(GuestTest):
     def setUp(self):
         super().setUp()
-        disks = [word for name in ("raw", "files") for word in guest.vhost_disk(
-            self.serve(f"pool/{name}", "256M"), name, num_queues=2)]
-        self.guest = self.boot("guest", disks, processors=2)
+        # With room for more memory.
+        memory = ["-m", "512M,slots=1,maxmem=1G", *guest.shared_memory("512M")[2:]]
+        self.disks = [
+            word for name in ("raw", "files")
+            for word in guest.vhost_disk(self.serve(f"pool/{name}", "256M"), name, num_queues=2)]
+        self.guest = self.boot("guest", [*memory, *self.disks], processors=2)
         self.assertEqual(self.guest.run("ls /sys/block").split(), ["vda", "vdb"])
         self.guest.run("mkfs.ext4 -q -F /dev/vdb && mount -t ext4 /dev/vdb /mnt")
         self.loads = [Load(self.guest, "/dev/vda", 96 * MIB, "raw", seed=1),
@@ -45,9 +48,34 @@ class GuestLoad(GuestTest):
         for name in ("raw", "files"):
             self.assertEqual(self.daemon.volume(f"pool/{name}")["statistics"]["errors"], 0)
 
-    def test_two_disks_of_one_guest_are_loaded_at_once(self):
-        self.wait_for_writes(2000)
+    def test_memory_is_plugged_into_a_guest_under_load(self):
+        self.wait_for_writes(150)
+        self.guest.qmp.execute("object-add", qom_type="memory-backend-memfd", id="more",
+                               size=256 * MIB, share=True)
+        self.guest.qmp.execute("device_add", driver="pc-dimm", id="dimm", memdev="more")
+        block = "/sys/devices/system/memory/memory32"
+        self.guest.run(f"until [ -e {block}/state ]; do sleep 0.1; done")
+        self.guest.run("for i in /sys/devices/system/memory/memory*/state; do "
+                       "[ $(cat $i) = online ] || echo online >$i; done")
+        # What the guest takes for its buffers now is above 4 GiB, where there was nothing before.
+        free = self.guest.run("sed -n '/zone *Normal/,/nr_free/p' /proc/zoneinfo | grep nr_free")
+        self.assertGreater(int(free.split()[1]), 1000)
+        self.guest.run("dd if=/dev/vda of=/dev/null bs=1M")
+        used = self.guest.run("sed -n '/zone *Normal/,/nr_free/p' /proc/zoneinfo | grep nr_free")
+        self.assertLess(int(used.split()[1]), int(free.split()[1]) - 1000)
+        self.wait_for_writes(150)
         self.finish()
+
+    def test_a_killed_guest_leaves_its_disks_to_the_next(self):
+        self.wait_for_writes(500)
+        self.guest.end()
+        self.guest = self.boot("next", self.disks)
+        checked = self.guest.run(f"guest_load --check /dev/vda {96 * MIB} 1")
+        self.assertGreater(int(checked.split()[2]), 1000)
+        self.guest.run("e2fsck -p /dev/vdb; e2fsck -f -n /dev/vdb")
+        self.guest.run("mount -t ext4 /dev/vdb /mnt")
+        self.guest.run(f"guest_load --check /mnt/file {48 * MIB} 2")
+        self.assert_healthy(self.guest)
 
     @only_holdfast
     def test_the_daemon_dies_ten_times_under_load_and_the_guest_sees_nothing(self):

@@ -334,7 +334,7 @@ def choose_accelerator():
             tree.write_cpio(initramfs)
             probe = Guest(directory, "probe", direct_boot(initramfs), "kvm")
             try:
-                probe.wait_for(r"booted", 6)
+                probe.wait_for(r"booted", 3)
                 return "kvm"
             except GuestFailed:
                 pass
