@@ -28,7 +28,7 @@ class KillVhost(HoldfastTest):
         for _ in range(times):
             process = programs.start(self.daemon.command_line(), stdout=subprocess.DEVNULL,
                                      stderr=subprocess.DEVNULL)
-            time.sleep(random_source.uniform(0.001, 0.15))
+            time.sleep(random_source.uniform(0.001, 0.4))
             process.kill()
             process.wait()
 
