@@ -15,7 +15,7 @@
 #include "base/assert.h"
 #include "base/limits.h"
 #include "fuzz/vhost_session_input.h"
-#include "serve/vhost/test_peer.h"
+#include "serve/vhost/testing_peer.h"
 
 namespace holdfast {
 namespace {

@@ -12,6 +12,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <memory>
 #include <span>
 #include <vector>
 
@@ -58,6 +59,11 @@ class TestMemory {
   std::size_t size_bytes() const { return size_bytes_; }
   std::span<std::byte> bytes() const { return {data_, size_bytes_}; }
   Descriptor descriptor() const { return Descriptor(dup(file_.get())); }
+  std::unique_ptr<TestMemory> copy() const {
+    auto other = std::make_unique<TestMemory>(size_bytes_);
+    std::memcpy(other->data_, data_, size_bytes_);
+    return other;
+  }
   // What the test itself then still touches must be below the new size.
   void truncate(std::size_t size_bytes) const {
     HOLDFAST_ASSERT(ftruncate(file_.get(), static_cast<off_t>(size_bytes)) == 0);
@@ -105,15 +111,19 @@ class TestGuest {
   explicit TestGuest(GuestOptions options)
       : options_(options),
         queue_bytes_(round_up(std::size_t{128} * options.queue_size + 64, 4096)),
-        memory_(queue_bytes_ * options.queue_count + options.data_bytes) {
+        memory_(
+            std::make_unique<TestMemory>(queue_bytes_ * options.queue_count + options.data_bytes)) {
     for (std::size_t i = 0; i < options_.queue_count; ++i) reset_queue(i);
   }
   TestGuest(const TestGuest&) = delete;
   TestGuest& operator=(const TestGuest&) = delete;
 
   const GuestOptions& options() const { return options_; }
-  TestMemory& memory() { return memory_; }
-  RegionPlace region() const { return {kGuestBase, memory_.size_bytes(), kUserBase, 0}; }
+  TestMemory& memory() { return *memory_; }
+  RegionPlace region() const { return {kGuestBase, memory_->size_bytes(), kUserBase, 0}; }
+  // From now on the guest's memory is a copy: whoever has mapped it before sees no change any more,
+  // and makes none.
+  void leave_memory_behind() { memory_ = memory_->copy(); }
 
   // Where things are, as offsets into the memory.
   std::size_t descriptors_at(std::size_t queue) const { return queue * queue_bytes_; }
@@ -131,7 +141,7 @@ class TestGuest {
   }
   std::size_t data_at() const { return queue_bytes_ * options_.queue_count; }
   std::byte* data(std::size_t offset_bytes) const {
-    return memory_.data() + data_at() + offset_bytes;
+    return memory_->data() + data_at() + offset_bytes;
   }
   static std::uint64_t guest_address(std::size_t at) { return kGuestBase + at; }
   static std::uint64_t user_address(std::size_t at) { return kUserBase + at; }
@@ -139,12 +149,12 @@ class TestGuest {
   template <typename T>
   T load(std::size_t at) const {
     T value;
-    std::memcpy(&value, memory_.data() + at, sizeof value);
+    std::memcpy(&value, memory_->data() + at, sizeof value);
     return value;
   }
   template <typename T>
   void store(std::size_t at, T value) const {
-    std::memcpy(memory_.data() + at, &value, sizeof value);
+    std::memcpy(memory_->data() + at, &value, sizeof value);
   }
 
   // --- The rings, raw ---
@@ -182,7 +192,7 @@ class TestGuest {
 
   // The rings as new, but for where their indexes begin.
   void reset_queue(std::size_t index, std::uint16_t base = 0) {
-    std::memset(memory_.data() + descriptors_at(index), 0, queue_bytes_);
+    std::memset(memory_->data() + descriptors_at(index), 0, queue_bytes_);
     if (queues_.size() <= index) queues_.resize(index + 1);
     Driver& driver = queues_[index];
     driver = {};
@@ -217,7 +227,7 @@ class TestGuest {
     if (options_.indirect) {
       HOLDFAST_ASSERT((pieces.size() + 2) * kDescriptorBytes <= kTableBytes);
       table =
-          memory_.size_bytes() - (std::size_t{head} + 1) * kTableBytes;  // one queue's, at the end
+          memory_->size_bytes() - (std::size_t{head} + 1) * kTableBytes;  // one queue's, at the end
       for (std::size_t i = 0; i < pieces.size() + 2; ++i) {
         places.push_back(table + i * kDescriptorBytes);
         chain.push_back(static_cast<std::uint16_t>(i));
@@ -306,7 +316,7 @@ class TestGuest {
 
   GuestOptions options_;
   std::size_t queue_bytes_;
-  TestMemory memory_;
+  std::unique_ptr<TestMemory> memory_;
   std::vector<Driver> queues_;
 };
 

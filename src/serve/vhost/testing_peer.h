@@ -24,7 +24,7 @@
 #include "io/test_stream.h"
 #include "serve/vhost/protocol.h"
 #include "serve/vhost/server.h"
-#include "serve/vhost/test_guest.h"
+#include "serve/vhost/testing_guest.h"
 
 namespace holdfast::vhost {
 

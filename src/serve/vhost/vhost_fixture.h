@@ -10,7 +10,7 @@
 #include <utility>
 #include <vector>
 
-#include "serve/vhost/test_peer.h"
+#include "serve/vhost/testing_peer.h"
 
 namespace holdfast::vhost {
 
