@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <liburing.h>
 #include <poll.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 #include <cstdint>
@@ -104,8 +105,10 @@ void signal_event(const Descriptor& event) {
 }
 
 bool take_event(const Descriptor& event) {
+  // The peer shares O_NONBLOCK and may have taken it back, and read the event before us.
   std::uint64_t count = 0;
-  return read(event.get(), &count, sizeof count) == sizeof count;
+  const iovec vector = {&count, sizeof count};
+  return preadv2(event.get(), &vector, 1, -1, RWF_NOWAIT) == sizeof count;
 }
 
 }  // namespace holdfast
