@@ -99,8 +99,11 @@ std::unique_ptr<EventWatch> watch_event(Loop& loop, Descriptor event, EventWatch
 }
 
 void signal_event(const Descriptor& event) {
+  // A full counter is a signal already. A peer that has made it blocking again would stop us here;
+  // writes know no RWF_NOWAIT on eventfds.
+  pollfd polled = {event.get(), POLLOUT, 0};
+  if (poll(&polled, 1, 0) <= 0 || (polled.revents & POLLOUT) == 0) return;
   const std::uint64_t one = 1;
-  // A full counter is a signal already.
   [[maybe_unused]] const ssize_t written = write(event.get(), &one, sizeof one);
 }
 
