@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // Layouts of chains, sizes of rings, notifications, and rings that stop and start.
+#include <sys/mman.h>
+
 #include <algorithm>
 #include <cstring>
 #include <thread>
@@ -318,6 +320,70 @@ TEST_F(HoldfastRings, WhatWasInFlightWhenTheConnectionBrokeCompletesOnce) {
   for (std::uint64_t index = 0; index < kCount; ++index) {
     ASSERT_EQ(run(VIRTIO_BLK_T_IN, index * 32, {read}), kOk);
     EXPECT_TRUE(std::ranges::equal(client().bytes(read), client().bytes(buffers[index])));
+  }
+}
+
+// As if the server had died behind the store of the used index: the in-flight buffer still has the
+// last batch. What it gave then it must not give again.
+TEST_F(HoldfastRings, ABatchThatWasGivenButNotYetForgottenIsNotGivenAgain) {
+  constexpr std::uint16_t kBatch = 3;
+  open();
+  for (std::uint64_t tag = 0; tag < kBatch; ++tag) {
+    ASSERT_DONE(queue().submit({.type = VIRTIO_BLK_T_FLUSH, .sector = 0, .data = {}, .tag = tag}));
+  }
+  queue().publish();
+  ASSERT_DONE(client().wait_for(kBatch));
+  const std::uint16_t used = queue().used_index();
+  ASSERT_GE(device().inflight_fd(), 0);
+
+  // The layout of the specification: a header, then 16 bytes a descriptor.
+  const InflightDescription& shape = device().inflight();
+  void* mapped = mmap(nullptr, shape.bytes, PROT_READ | PROT_WRITE, MAP_SHARED,
+                      device().inflight_fd(), static_cast<off_t>(shape.file_offset));
+  ASSERT_NE(mapped, MAP_FAILED);
+  auto* bytes = static_cast<std::byte*>(mapped);
+  const auto put = [bytes](std::size_t at, std::uint16_t value) {
+    std::memcpy(bytes + at, &value, sizeof value);
+  };
+  device().disconnect();
+  put(14, static_cast<std::uint16_t>(used - kBatch));
+  std::uint16_t previous = 0;
+  for (std::uint16_t back = kBatch; back > 0; --back) {
+    UsedElement element;
+    const std::size_t position = static_cast<std::uint16_t>(used - back) % queue().options().size;
+    std::memcpy(&element, client().memory().at(queue().used_address() + 4 + position * 8), 8);
+    const std::size_t entry = 16 + element.id * std::size_t{16};
+    bytes[entry] = std::byte{1};
+    put(entry + 6, previous);
+    previous = static_cast<std::uint16_t>(element.id);
+  }
+  put(12, previous);
+  munmap(mapped, shape.bytes);
+
+  ASSERT_DONE(device().reconnect(Milliseconds(10'000)));
+  ASSERT_EQ(run(VIRTIO_BLK_T_FLUSH, 0, {}), kOk);
+  std::this_thread::sleep_for(Milliseconds(50));
+  EXPECT_EQ(queue().used_index(), static_cast<std::uint16_t>(used + 1));
+  EXPECT_EQ(client().check_works(), "");
+}
+
+// As if the server had died between the used index and the call for it.
+TEST_F(HoldfastRings, ACallThatWasLostIsMadeUpForAfterReconnecting) {
+  for (int round = 0; round < 5; ++round) {
+    open();
+    const std::uint16_t before = queue().used_index();
+    ASSERT_DONE(queue().submit({.type = VIRTIO_BLK_T_FLUSH, .sector = 0, .data = {}, .tag = 1}));
+    queue().publish();
+    const auto deadline = std::chrono::steady_clock::now() + Milliseconds(5000);
+    while (queue().used_index() == before && std::chrono::steady_clock::now() < deadline) {
+      std::this_thread::sleep_for(Milliseconds(1));
+    }
+    ASSERT_TRUE(queue().has_completions());
+    ASSERT_DONE(device().reconnect(Milliseconds(10'000)));  // with a new, silent call descriptor
+    const Result<bool> called = queue().wait(Milliseconds(5000));
+    ASSERT_DONE(called);
+    EXPECT_TRUE(called.value());
+    ASSERT_DONE(client().wait_for(1));
   }
 }
 
