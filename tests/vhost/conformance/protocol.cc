@@ -178,6 +178,21 @@ TEST_F(HoldfastProtocol, WhatMakesNoSenseIsRefusedAndTheSessionGoesOn) {
   EXPECT_EQ(client().check_works(), "");
 }
 
+TEST_F(HoldfastProtocol, ASecondClientDoesNotDisturbTheFirst) {
+  open();
+  ASSERT_EQ(client().check_works(), "");
+  for (int round = 0; round < 3; ++round) {
+    DeviceOptions options = Client::default_options();
+    options.timeout = Milliseconds(200);  // it may be left waiting
+    Client second(options);
+    (void)second.open();
+    ASSERT_EQ(client().check_works(), "");
+  }
+  ASSERT_EQ(client().check_works(), "");
+  open();
+  EXPECT_EQ(client().check_works(), "");
+}
+
 class Resize : public ConformanceTest {};
 
 TEST_F(Resize, TheGuestHearsOfItAndCanUseTheNewSectors) {
