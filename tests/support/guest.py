@@ -298,8 +298,11 @@ class Guest:
         self.wait_for(r"ready", timeout_seconds, times=boots)
         self.agent_socket.settimeout(timeout_seconds)
         # What the guest said before a reset may come first.
-        while self._receive_line() != "ready":
+        token = f"boot {boots} of {self.name}"
+        self.tell(f"echo {token} >&3")
+        while self._receive_line() != token:
             pass
+        assert self._receive_line() == "0 0", "the agent does not answer a command with its status"
         return self
 
     def _agent_connects(self):
