@@ -219,7 +219,7 @@ Session::Answer Session::set_vring_number(ByteReader& in, MessageType type) {
   Queue& queue = *queues_[index];
   if (type == MessageType::set_vring_enable) {
     queue.setup().enabled = number != 0;
-    is_awake_ = true;
+    wake();
     return {};
   }
   if (!queue.is_stopped()) return refuse("a queue that runs cannot be set up");
@@ -274,6 +274,7 @@ Session::Answer Session::set_vring_event(Message& message) {
     queue.set_kick(server_.environment_.watch_event(
         std::move(event), [](void* self) { static_cast<Session*>(self)->on_kick(); }, this));
     queue.setup().has_kick = true;
+    wake();  // whoever waited for the old one may have missed its last kick
     // Without protocol features there is no message to enable a queue.
     if ((features_ & bit(kFeatureProtocolFeatures)) == 0) queue.setup().enabled = true;
   }

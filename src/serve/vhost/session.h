@@ -73,6 +73,7 @@ class Session {
   bool is_any_queue_active() const;
   void publish();
   bool look();
+  void wake();
   void on_kick();
   void send_config_change();
 
