@@ -283,8 +283,9 @@ Session::Answer Session::set_vring_event(Message& message) {
 
 Task<Session::Answer> Session::get_vring_base(std::uint32_t index) {
   Queue& queue = *queues_[index];
-  if (!queue.is_stopped()) {
-    queue.stop();
+  const bool was_active = !queue.is_stopped();
+  queue.stop();  // also one that only waits for its turn
+  if (was_active) {
     co_await wait_for_queue(queue);
     queue.setup().base = queue.next_available();
   }

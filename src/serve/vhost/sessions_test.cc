@@ -68,6 +68,18 @@ TEST_F(VhostSessionTest, ASecondSessionRunsOnceTheFirstIsGoneAndNothingOfItIsInF
   EXPECT_TRUE(frontend_->is_closed());
 }
 
+TEST_F(VhostSessionTest, AQueueThatIsStoppedWhileItWaitsForItsTurnDoesNotStart) {
+  start_busy();
+  connect_second();
+  EXPECT_EQ(second_->stop_queue(0), 0u);
+  frontend_->hang_up();
+  daemon_->device().release();
+  daemon_->run();
+  second_->kick(0);
+  EXPECT_EQ(daemon_->server().session_count(), 1u);
+  EXPECT_EQ(second_guest_->used_index(0), 0u);
+}
+
 TEST_F(VhostSessionTest, AVirtualMachineThatReconnectsResumesWhatItsFirstSessionLeaves) {
   connect();
   ASSERT_TRUE(frontend_->negotiate());
