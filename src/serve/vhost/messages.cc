@@ -205,8 +205,16 @@ Session::Answer Session::change_region(Message& message, bool is_added) {
   }
   const Result<void> changed = is_added ? device_.memory.add(place, message.descriptors.front())
                                         : device_.memory.remove(place);
+  if (!is_added && changed.ok()) {
+    device_.executor.arm_after(leave_timer_, limits::kVhostRegionLeaveTime);
+  }
   for (const auto& queue : queues_) queue->find_rings_again();
   return changed.ok() ? Answer{} : refuse(changed.error().message());
+}
+
+void Session::forget_leaving_regions() {
+  device_.memory.forget_leaving();
+  for (const auto& queue : queues_) queue->find_rings_again();
 }
 
 // --- Rings ---

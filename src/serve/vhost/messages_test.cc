@@ -285,7 +285,11 @@ TEST(VhostGuestMemory, WhatIsTakenAwayStaysMappedUntilTheRequestsThatUseItHaveEn
   const std::uint64_t first = memory.begin_request();
   std::byte* const old = memory.guest_bytes(100, 1).data();
   ASSERT_TRUE(memory.remove(place).ok());
+  EXPECT_EQ(memory.guest_bytes(100, 1).data(), old) << "it may come back with other bounds";
+  EXPECT_EQ(memory.user_bytes(100, 1), old);
+  memory.forget_leaving();
   EXPECT_TRUE(memory.guest_bytes(100, 1).empty());
+  EXPECT_EQ(memory.user_bytes(100, 1), nullptr);
   EXPECT_EQ(memory.retired_count(), 1u);
   ASSERT_TRUE(memory.add(place, file.descriptor()).ok());
   const std::uint64_t second = memory.begin_request();
@@ -297,6 +301,50 @@ TEST(VhostGuestMemory, WhatIsTakenAwayStaysMappedUntilTheRequestsThatUseItHaveEn
   EXPECT_EQ(memory.retired_count(), 2u) << "the older one began earlier";
   memory.end_request(first);
   EXPECT_EQ(memory.retired_count(), 0u);
+}
+
+TEST_F(VhostMessageTest, ARunningGuestDoesNotNoticeThatARegionChangesItsBounds) {
+  ASSERT_TRUE(frontend_->start());
+  const RegionPlace whole = guest_->region();
+  const std::uint64_t front = guest_->data_at() + 4096;
+  const RegionPlace first{whole.guest_address, front, whole.user_address, 0};
+  const RegionPlace second{whole.guest_address + front, whole.size_bytes - front,
+                           whole.user_address + front, front};
+  const auto expect_served = [&] {
+    const auto used = frontend_->perform(0, BlkType::in, 0, {{0, 8192}});
+    ASSERT_TRUE(used.has_value());
+    EXPECT_EQ(used->status, 0);
+  };
+  ASSERT_TRUE(remove_region(whole));
+  expect_served();
+  ASSERT_TRUE(add_region(first));
+  expect_served();
+  ASSERT_TRUE(add_region(second));
+  expect_served();
+  daemon_->run_for(2 * limits::kVhostRegionLeaveTime);
+  expect_served();
+  EXPECT_EQ(fault_count(), 0u);
+}
+
+TEST_F(VhostMessageTest, RingsInARegionThatDoesNotComeBackBreakTheDevice) {
+  ASSERT_TRUE(frontend_->start());
+  ASSERT_TRUE(remove_region(guest_->region()));
+  daemon_->run_for(limits::kVhostRegionLeaveTime / 2);
+  EXPECT_EQ(fault_count(), 0u);
+  daemon_->run_for(limits::kVhostRegionLeaveTime);
+  EXPECT_EQ(fault_count(VhostFault::ring_address), 1u);
+}
+
+TEST(VhostGuestMemory, RegionsThatLeaveAreBounded) {
+  GuestMemory memory;
+  const TestMemory file(4096);
+  for (std::uint64_t i = 0; i < 3 * limits::kVhostMemoryRegionsMax; ++i) {
+    const RegionPlace place{i * 4096, 4096, i * 4096, 0};
+    ASSERT_TRUE(memory.add(place, file.descriptor()).ok());
+    ASSERT_TRUE(memory.remove(place).ok());
+  }
+  EXPECT_TRUE(memory.guest_bytes(0, 1).empty());
+  EXPECT_EQ(memory.guest_bytes((3 * limits::kVhostMemoryRegionsMax - 1) * 4096, 1).size(), 1u);
 }
 
 TEST(VhostGuestMemory, WithoutRequestsNothingIsKept) {
