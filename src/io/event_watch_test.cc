@@ -82,6 +82,18 @@ TEST_F(EventWatchTest, ALoopMayDieWithADestroyedWatch) {
   loop_.reset();
 }
 
+TEST_F(EventWatchTest, ASignalArrivesWhileTheLoopPolls) {
+  Poller poller([](void*) { return true; }, nullptr);
+  loop_->add(poller);
+  const Descriptor event = make_event();
+  const auto watching = watch(event);
+  settle();
+  for (int i = 1; i <= 100; ++i) {
+    signal_event(event);
+    ASSERT_TRUE(loop_->run_until([&] { return count_ == i; }, 10s)) << i;
+  }
+}
+
 TEST_F(EventWatchTest, AFullCounterMakesNobodyWait) {
   const Descriptor event = make_event();
   const std::uint64_t full = ~std::uint64_t{0} - 1;
