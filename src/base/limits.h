@@ -97,6 +97,8 @@ inline constexpr std::uint32_t kVhostDiscardSegmentsMax = 32;
 inline constexpr std::uint64_t kVhostDiscardBytesMax = 1 * kGiB;  // of one segment
 inline constexpr std::size_t kVhostLongRequestsMax = 1024;  // of one session, with many vectors
 inline constexpr std::size_t kVhostMemoryRegionsMax = 64;
+// A region that is taken away is still found for so long: it may come back with other bounds.
+inline constexpr Duration kVhostRegionLeaveTime = 1s;
 inline constexpr std::size_t kVhostMessageBytesMax = 4096;
 inline constexpr std::size_t kVhostSessionsMax = 4;  // of one volume; one of them runs its queues
 inline constexpr Duration kVhostPollTimeMax = 32us;  // looks for new requests before it sleeps

@@ -70,13 +70,20 @@ class Poller {
   Poller& operator=(const Poller&) = delete;
   ~Poller() { link.unlink(); }
 
-  bool look() { return callback_(context_); }
+  // One more look before the executor sleeps, whenever in a turn this is called.
+  void wake() { is_woken_ = true; }
+  bool is_woken() const { return is_woken_; }
+  bool look() {
+    is_woken_ = false;
+    return callback_(context_);
+  }
   void remove() { link.unlink(); }
   ListLink link;
 
  private:
   Callback callback_;
   void* context_;
+  bool is_woken_ = false;
 };
 
 class Executor {

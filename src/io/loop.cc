@@ -369,6 +369,9 @@ void Loop::run_deferred() {
     while (Deferred* deferred = deferred_.pop_front()) now.push_back(*deferred);
     while (Deferred* deferred = now.pop_front()) deferred->run();
   }
+  for (Poller* poller = pollers_.front(); poller != nullptr; poller = pollers_.next(*poller)) {
+    if (poller->is_woken()) polling_ = true;
+  }
 }
 
 bool Loop::has_work_at_hand() const {

@@ -240,5 +240,72 @@ TEST_F(LoopTest, RandomNumbersDifferBetweenLoops) {
   EXPECT_NE(loop_->random(), loop_->random());
 }
 
+// --- Pollers ---
+
+struct TestLook {
+  explicit TestLook(int wanted_count) : wanted(wanted_count) {}
+  static bool look(void* context) {
+    auto* self = static_cast<TestLook*>(context);
+    ++self->count;
+    return self->count < self->wanted;
+  }
+  int wanted;
+  int count = 0;
+  Poller poller{&look, this};
+};
+
+TEST_F(LoopTest, ALoopTurnsWhileALookWantsAnotherAndSleepsAfterwards) {
+  TestLook look(1000);
+  loop_->add(look.poller);
+  bool fired = false;
+  Timer timer([](void* context) { *static_cast<bool*>(context) = true; }, &fired);
+  loop_->arm_after(timer, 50ms);
+  for (int turn = 0; turn < 1000; ++turn) loop_->run_turn(1h);
+  EXPECT_EQ(look.count, 1000) << "no turn waited";
+  EXPECT_TRUE(loop_->run_until([&] { return fired; }, 10s));
+  EXPECT_LT(look.count, 1010) << "it slept until the timer";
+}
+
+TEST_F(LoopTest, APollerThatIsWokenBehindItsLookIsLookedAtBeforeTheLoopSleeps) {
+  TestLook look(0);
+  loop_->add(look.poller);
+  struct Waking {
+    Poller& poller;
+    Deferred deferred{[](void* context) { static_cast<Waking*>(context)->poller.wake(); }, this};
+  } waking{look.poller};
+  loop_->run_turn(Duration::zero());
+  const int before = look.count;
+  loop_->defer(waking.deferred);
+  loop_->run_turn(1h);  // has work at hand
+  loop_->run_turn(1h);  // would sleep
+  EXPECT_EQ(look.count, before + 2);
+}
+
+TEST_F(LoopTest, ARemovedPollerIsNotLookedAt) {
+  TestLook look(1'000'000);
+  loop_->add(look.poller);
+  loop_->run_turn(Duration::zero());
+  look.poller.remove();
+  loop_->run_until([] { return false; }, 5ms);
+  EXPECT_EQ(look.count, 1);
+  {
+    TestLook dying(1'000'000);
+    loop_->add(dying.poller);
+  }
+  loop_->run_until([] { return false; }, 5ms);
+}
+
+TEST_F(LoopTest, PollingStarvesNobody) {
+  TestLook look(1'000'000'000);
+  loop_->add(look.poller);
+  int posted = 0;
+  int fired = 0;
+  Timer timer([](void* context) { ++*static_cast<int*>(context); }, &fired);
+  loop_->arm_after(timer, 2ms);
+  std::thread other([&] { loop_->post_remote([&] { ++posted; }); });
+  EXPECT_TRUE(loop_->run_until([&] { return posted == 1 && fired == 1; }, 10s));
+  other.join();
+}
+
 }  // namespace
 }  // namespace holdfast

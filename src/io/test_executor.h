@@ -39,10 +39,14 @@ class TestExecutor final : public Executor {
   void arm(Timer& timer, MonotonicTime deadline) override { timers_.arm(timer, *this, deadline); }
   void cancel(Timer& timer) override { timers_.cancel(timer); }
 
-  // One turn: what was posted before it, the timers that are due, then what was deferred. False if
-  // there was nothing to do.
+  // One turn: what was posted before it, the timers that are due, looks, then what was deferred.
+  // False if there was nothing to do: a Loop would sleep, and nobody looks at anything.
   bool run_turn() {
     bool worked = false;
+    const bool may_look = polling_ || !deferred_.empty();
+    for (Poller* poller = pollers_.front(); poller != nullptr; poller = pollers_.next(*poller)) {
+      if (poller->is_woken()) worked = true;
+    }
     for (std::size_t count = posted_.size(); count != 0; --count) {
       const std::function<void()> function = std::move(posted_.front());
       posted_.pop_front();
@@ -55,8 +59,11 @@ class TestExecutor final : public Executor {
       worked = true;
     }
     // What a look finds shows in what it defers or posts; wanting to look again is no work.
-    for (Poller* poller = pollers_.front(); poller != nullptr; poller = pollers_.next(*poller)) {
-      poller->look();
+    if (worked || may_look) {
+      polling_ = false;
+      for (Poller* poller = pollers_.front(); poller != nullptr; poller = pollers_.next(*poller)) {
+        if (poller->look()) polling_ = true;
+      }
     }
     while (Deferred* deferred = deferred_.pop_front()) {
       deferred->run();
@@ -104,6 +111,7 @@ class TestExecutor final : public Executor {
   std::deque<std::function<void()>> posted_;
   List<Deferred, &Deferred::link> deferred_;
   List<Poller, &Poller::link> pollers_;
+  bool polling_ = false;  // a poller wants another look
 };
 
 }  // namespace holdfast

@@ -366,5 +366,174 @@ TEST_F(UnixSocketTest, OutOfDescriptorsClientsWaitAndAreServedLater) {
   EXPECT_TRUE(loop_->run_until([&] { return accepted.size() == 1; }, 10s));
 }
 
+// --- Descriptors ---
+
+class DescriptorPassingTest : public UnixSocketTest {
+ protected:
+  void SetUp() override {
+    int ends[2];
+    ASSERT_EQ(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends), 0);
+    left_ = make_stream(*loop_, ends[0]);
+    peer_ = Descriptor(ends[1]);
+  }
+  // As a peer does it: bytes, and copies of one descriptor with the first of them.
+  void send_copies(const std::string& text, std::size_t count, int descriptor) const {
+    std::vector<int> numbers(count, descriptor);
+    std::string bytes = text;
+    iovec vector{bytes.data(), bytes.size()};
+    alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int) * 253)] = {};
+    msghdr message{};
+    message.msg_iov = &vector;
+    message.msg_iovlen = 1;
+    if (count != 0) {
+      message.msg_control = control;
+      message.msg_controllen = CMSG_SPACE(sizeof(int) * count);
+      cmsghdr* const part = CMSG_FIRSTHDR(&message);
+      part->cmsg_level = SOL_SOCKET;
+      part->cmsg_type = SCM_RIGHTS;
+      part->cmsg_len = CMSG_LEN(sizeof(int) * count);
+      std::memcpy(CMSG_DATA(part), numbers.data(), sizeof(int) * count);
+    }
+    ASSERT_EQ(sendmsg(peer_.get(), &message, 0), static_cast<ssize_t>(bytes.size()));
+  }
+  // Whether every writing end of the pipe is closed.
+  static bool is_at_end(const Descriptor& reading) {
+    char byte;
+    return read(reading.get(), &byte, 1) == 0;
+  }
+  void make_pipe() {
+    int ends[2];
+    ASSERT_EQ(pipe2(ends, O_CLOEXEC | O_NONBLOCK), 0);
+    reading_ = Descriptor(ends[0]);
+    writing_ = Descriptor(ends[1]);
+  }
+
+  Descriptor peer_;
+  Descriptor reading_;
+  Descriptor writing_;
+};
+
+TEST_F(DescriptorPassingTest, SeveralDescriptorsArriveWithTheFirstBytesOfTheirMessage) {
+  make_pipe();
+  send_copies("no", 0, -1);
+  send_copies("eight", 8, writing_.get());
+  std::vector<std::byte> buffer(2);
+  std::vector<Descriptor> descriptors;
+  Call receive;
+  left_->receive_message(receive, buffer, descriptors);
+  wait_for(receive);
+  EXPECT_TRUE(descriptors.empty());
+  Call again;
+  left_->receive_message(again, buffer, descriptors);
+  wait_for(again);
+  EXPECT_EQ(again.transferred, 2u);
+  ASSERT_EQ(descriptors.size(), 8u);
+  for (const Descriptor& descriptor : descriptors) {
+    EXPECT_NE(fcntl(descriptor.get(), F_GETFD) & FD_CLOEXEC, 0);
+  }
+  EXPECT_EQ(write(descriptors[7].get(), "x", 1), 1);
+  char byte;
+  EXPECT_EQ(read(reading_.get(), &byte, 1), 1);
+  std::vector<std::byte> rest(10);
+  Call last;
+  left_->receive_message(last, rest, descriptors);
+  wait_for(last);
+  EXPECT_EQ(last.transferred, 3u);
+  EXPECT_EQ(descriptors.size(), 8u);
+  descriptors.clear();
+  writing_ = Descriptor();
+  EXPECT_TRUE(is_at_end(reading_));
+}
+
+TEST_F(DescriptorPassingTest, WhatIsMoreThanThereIsRoomForIsClosed) {
+  make_pipe();
+  send_copies("many", 100, writing_.get());
+  std::vector<std::byte> buffer(10);
+  std::vector<Descriptor> descriptors;
+  Call receive;
+  left_->receive_message(receive, buffer, descriptors);
+  wait_for(receive);
+  EXPECT_EQ(receive.error, 0);
+  EXPECT_GE(descriptors.size(), 8u);
+  EXPECT_LT(descriptors.size(), 100u);
+  descriptors.clear();
+  writing_ = Descriptor();
+  EXPECT_TRUE(is_at_end(reading_));
+}
+
+TEST_F(DescriptorPassingTest, APlainReceiveClosesWhatComesAlong) {
+  make_pipe();
+  send_copies("x", 3, writing_.get());
+  std::vector<std::byte> buffer(10);
+  Call receive;
+  left_->receive(receive, buffer);
+  wait_for(receive);
+  writing_ = Descriptor();
+  EXPECT_TRUE(is_at_end(reading_));
+}
+
+TEST_F(DescriptorPassingTest, AnOrphanedReceiveClosesWhatComes) {
+  make_pipe();
+  std::vector<std::byte> buffer(10);
+  std::vector<Descriptor> descriptors;
+  Call receive;
+  left_->receive_message(receive, buffer, descriptors);
+  settle();
+  send_copies("x", 3, writing_.get());  // received by the kernel, perhaps, but not by us
+  left_.reset();
+  settle();
+  peer_ = Descriptor();
+  writing_ = Descriptor();
+  EXPECT_TRUE(is_at_end(reading_));
+  EXPECT_FALSE(receive.done);
+  EXPECT_TRUE(descriptors.empty());
+}
+
+TEST_F(DescriptorPassingTest, ADescriptorIsSentOnceWithTheFirstByteOfALongMessage) {
+  make_pipe();
+  std::vector<std::byte> data(3'000'000, std::byte{5});
+  std::vector<iovec> vectors = {{data.data(), data.size()}};
+  Call send;
+  left_->send_message(send, vectors, writing_);
+  std::size_t received = 0;
+  std::size_t descriptor_count = 0;
+  while (received < data.size()) {
+    settle();
+    std::vector<char> buffer(100'000);
+    iovec vector{buffer.data(), buffer.size()};
+    alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int) * 4)] = {};
+    msghdr message{};
+    message.msg_iov = &vector;
+    message.msg_iovlen = 1;
+    message.msg_control = control;
+    message.msg_controllen = sizeof control;
+    const ssize_t count = recvmsg(peer_.get(), &message, MSG_CMSG_CLOEXEC);
+    ASSERT_GT(count, 0);
+    if (cmsghdr* const part = CMSG_FIRSTHDR(&message); part != nullptr) {
+      EXPECT_EQ(received, 0u);
+      int number;
+      std::memcpy(&number, CMSG_DATA(part), sizeof number);
+      const Descriptor descriptor(number);
+      ++descriptor_count;
+    }
+    received += static_cast<std::size_t>(count);
+  }
+  wait_for(send);
+  EXPECT_EQ(send.error, 0);
+  EXPECT_EQ(descriptor_count, 1u);
+  EXPECT_NE(fcntl(writing_.get(), F_GETFD), -1) << "the sender's own stays open";
+}
+
+TEST_F(DescriptorPassingTest, OnlyUnixStreamSocketsAreAdopted) {
+  make_pipe();
+  EXPECT_EQ(adopt_stream(*loop_, std::move(reading_)), nullptr);
+  EXPECT_EQ(adopt_stream(*loop_, Descriptor(socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0))),
+            nullptr);
+  EXPECT_EQ(adopt_stream(*loop_, Descriptor(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0))),
+            nullptr);
+  EXPECT_EQ(adopt_stream(*loop_, Descriptor()), nullptr);
+  EXPECT_NE(adopt_stream(*loop_, std::move(peer_)), nullptr);
+}
+
 }  // namespace
 }  // namespace holdfast

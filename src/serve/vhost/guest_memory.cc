@@ -49,16 +49,22 @@ Result<void> GuestMemory::remove(const RegionPlace& place) {
            region.place.user_address == place.user_address;
   });
   if (found == regions_.end()) return refuse("there is none at that place to take away");
-  retire(std::move(*found));
+  if (leaving_.size() == limits::kVhostMemoryRegionsMax) forget_leaving();
+  leaving_.push_back(std::move(*found));
   regions_.erase(found);
-  unmap_unused();
   return {};
+}
+
+void GuestMemory::forget_leaving() {
+  for (Region& region : leaving_) retire(std::move(region));
+  leaving_.clear();
+  unmap_unused();
 }
 
 void GuestMemory::remove_all() {
   for (Region& region : regions_) retire(std::move(region));
   regions_.clear();
-  unmap_unused();
+  forget_leaving();
 }
 
 std::span<std::byte> GuestMemory::guest_bytes(std::uint64_t guest_address,
@@ -74,11 +80,24 @@ std::span<std::byte> GuestMemory::guest_bytes(std::uint64_t guest_address,
     }
     if (++last_found_ == regions_.size()) last_found_ = 0;
   }
+  for (const Region& region : leaving_) {
+    const std::uint64_t offset_bytes = guest_address - region.place.guest_address;
+    if (guest_address >= region.place.guest_address && offset_bytes < region.place.size_bytes) {
+      return {region.memory->data() + offset_bytes,
+              std::min(size_bytes, region.place.size_bytes - offset_bytes)};
+    }
+  }
   return {};
 }
 
 std::byte* GuestMemory::user_bytes(std::uint64_t user_address, std::uint64_t size_bytes) const {
-  for (const Region& region : regions_) {
+  std::byte* const found = find_user_bytes(regions_, user_address, size_bytes);
+  return found != nullptr ? found : find_user_bytes(leaving_, user_address, size_bytes);
+}
+
+std::byte* GuestMemory::find_user_bytes(const std::vector<Region>& regions,
+                                        std::uint64_t user_address, std::uint64_t size_bytes) {
+  for (const Region& region : regions) {
     const std::uint64_t offset_bytes = user_address - region.place.user_address;
     if (user_address >= region.place.user_address && offset_bytes < region.place.size_bytes &&
         size_bytes <= region.place.size_bytes - offset_bytes) {
@@ -89,8 +108,9 @@ std::byte* GuestMemory::user_bytes(std::uint64_t user_address, std::uint64_t siz
 }
 
 bool GuestMemory::is_lost() const {
-  return std::any_of(regions_.begin(), regions_.end(),
-                     [](const Region& region) { return region.memory->is_lost(); });
+  const auto is_region_lost = [](const Region& region) { return region.memory->is_lost(); };
+  return std::any_of(regions_.begin(), regions_.end(), is_region_lost) ||
+         std::any_of(leaving_.begin(), leaving_.end(), is_region_lost);
 }
 
 void GuestMemory::retire(Region region) {

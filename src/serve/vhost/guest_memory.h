@@ -4,6 +4,10 @@
 // guest and an address of the virtual machine's process. A region that is taken away stays mapped
 // until the last request that began before has ended.
 //
+// QEMU changes the bounds of a region under a running guest by taking it away and adding what takes
+// its place, in two messages. The guest knows nothing of it and goes on meanwhile, so a region that
+// is taken away alone leaves only a little later.
+//
 // Thread: one. Owner: a session.
 #pragma once
 
@@ -34,8 +38,10 @@ class GuestMemory {
 
   // Refused: ranges that wrap around or overlap another, too many, files that cannot be mapped.
   Result<void> add(const RegionPlace& place, const Descriptor& file);
-  // The region at exactly that place (the file offset does not count).
+  // The region at exactly that place (the file offset does not count). It is found, where no other
+  // is, until forget_leaving().
   Result<void> remove(const RegionPlace& place);
+  void forget_leaving();
   void remove_all();
 
   // The bytes from an address on, as many as are together in this process, at most `size_bytes`;
@@ -67,11 +73,14 @@ class GuestMemory {
     std::uint64_t generation;  // the last that could use it
   };
 
+  static std::byte* find_user_bytes(const std::vector<Region>& regions, std::uint64_t user_address,
+                                    std::uint64_t size_bytes);
   void retire(Region region);
   void unmap_unused();
 
   std::vector<Region> regions_;
   std::size_t last_found_ = 0;
+  std::vector<Region> leaving_;
   std::vector<Retired> retired_;
   // Requests in flight by generation; a new one begins whenever a region is taken away.
   std::deque<std::uint64_t> in_flight_{0};

@@ -211,8 +211,16 @@ Session::Answer Session::change_region(Message& message, bool is_added) {
   }
   const Result<void> changed = is_added ? device_.memory.add(place, message.descriptors.front())
                                         : device_.memory.remove(place);
+  if (!is_added && changed.ok()) {
+    device_.executor.arm_after(leave_timer_, limits::kVhostRegionLeaveTime);
+  }
   find_rings_again();
   return changed.ok() ? Answer{} : refuse(changed.error().message());
+}
+
+void Session::forget_leaving_regions() {
+  device_.memory.forget_leaving();
+  for (const auto& queue : queues_) queue->find_rings_again();
 }
 
 // --- Rings ---
@@ -225,7 +233,7 @@ Session::Answer Session::set_vring_number(ByteReader& in, MessageType type) {
   Queue& queue = *queues_[index];
   if (type == MessageType::set_vring_enable) {
     queue.setup().enabled = number != 0;
-    is_awake_ = true;
+    wake();
     return {};
   }
   if (!queue.is_stopped()) return refuse("a queue that runs cannot be set up");
@@ -280,6 +288,7 @@ Session::Answer Session::set_vring_event(Message& message) {
     queue.set_kick(server_.environment_.watch_event(
         std::move(event), [](void* self) { static_cast<Session*>(self)->on_kick(); }, this));
     queue.setup().has_kick = true;
+    wake();  // whoever waited for the old one may have missed its last kick
     // Without protocol features there is no message to enable a queue.
     if ((features_ & bit(kFeatureProtocolFeatures)) == 0) queue.setup().enabled = true;
   }
@@ -288,8 +297,9 @@ Session::Answer Session::set_vring_event(Message& message) {
 
 Task<Session::Answer> Session::get_vring_base(std::uint32_t index) {
   Queue& queue = *queues_[index];
-  if (!queue.is_stopped()) {
-    queue.stop();
+  const bool was_active = !queue.is_stopped();
+  queue.stop();  // also one that only waits for its turn
+  if (was_active) {
     co_await wait_for_queue(queue);
     queue.setup().base = queue.next_available();
   }

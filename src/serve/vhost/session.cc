@@ -190,7 +190,7 @@ void Session::start_queues() {
     if (!poller_.link.is_linked()) device_.executor.add(poller_);
     queue.start(inflight_ == nullptr ? QueueInflight() : inflight_->queue(i));
     running_.push_back(&queue);
-    is_awake_ = true;
+    wake();
   }
 }
 
@@ -233,13 +233,19 @@ void Session::publish() {
   if (has_published) {
     last_publish_ = device_.executor.now();
     look_until_ = last_publish_ + window_;
-    is_awake_ = true;
+    if (window_ > Duration::zero()) wake();
   }
   if (device_.is_stalled && !device_.long_requests.is_exhausted()) {
     device_.is_stalled = false;
-    is_awake_ = true;
+    wake();
   }
   progress_.notify_all();
+}
+
+// There may be something to find. Often said at the end of a turn, behind its looks.
+void Session::wake() {
+  is_awake_ = true;
+  poller_.wake();
 }
 
 // Called in every turn. True: look again before sleeping.
@@ -262,7 +268,8 @@ bool Session::look() {
 // A guest that comes back soon after its answers is worth waiting for awake; others are not.
 void Session::on_kick() {
   ++device_.statistics.kicks;
-  was_kicked_ = is_awake_ = true;
+  was_kicked_ = true;
+  wake();
   const Duration reaction = device_.executor.now() - last_publish_;
   if (reaction < limits::kVhostPollTimeMax) {
     window_ = std::clamp(window_ * 2, limits::kVhostPollTimeMin, limits::kVhostPollTimeMax);

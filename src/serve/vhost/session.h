@@ -73,6 +73,7 @@ class Session {
   bool is_any_queue_active() const;
   void publish();
   bool look();
+  void wake();
   void on_kick();
   void send_config_change();
 
@@ -82,6 +83,7 @@ class Session {
   Answer set_protocol_features(std::uint64_t features);
   Answer set_memory_table(Message& message);
   Answer change_region(Message& message, bool is_added);
+  void forget_leaving_regions();
   Answer set_vring_number(ByteReader& in, MessageType type);
   Answer set_vring_addresses(ByteReader& in);
   Answer set_vring_event(Message& message);
@@ -106,6 +108,9 @@ class Session {
   bool is_closing_ = false;
   bool is_finished_ = false;
   bool has_logged_ = false;  // one line about what the peer did wrong
+
+  Timer leave_timer_{[](void* self) { static_cast<Session*>(self)->forget_leaving_regions(); },
+                     this};
 
   // The channel for messages to the front-end.
   std::unique_ptr<Stream> backend_channel_;

@@ -128,6 +128,7 @@ class TestDevice final : public BlockDevice {
 // Watches of eventfds that look when the test says so.
 class TestWatches {
  public:
+  explicit TestWatches(Executor& executor) : executor_(executor) {}
   WatchEvent factory() {
     return [this](Descriptor event, EventWatch::Callback callback, void* context) {
       return std::make_unique<Watch>(*this, std::move(event), callback, context);
@@ -138,7 +139,10 @@ class TestWatches {
     bool any = false;
     for (std::size_t i = 0; i < watches_.size(); ++i) {
       if (!take_event(watches_[i]->event)) continue;
-      watches_[i]->callback(watches_[i]->context);
+      // From inside a turn, as a loop does it.
+      executor_.post([watch = watches_[i], alive = std::weak_ptr<int>(watches_[i]->alive)] {
+        if (!alive.expired()) watch->callback(watch->context);
+      });
       any = true;
     }
     return any;
@@ -162,7 +166,9 @@ class TestWatches {
     Descriptor event;
     Callback callback;
     void* context;
+    std::shared_ptr<int> alive = std::make_shared<int>(0);
   };
+  Executor& executor_;
   std::vector<Watch*> watches_;
 };
 
@@ -257,7 +263,7 @@ class TestDaemon {
   TestExecutor executor_;
   TestDevice device_;
   CheckedDevice checked_;
-  TestWatches watches_;
+  TestWatches watches_{executor_};
   TestChannel channel_;
   std::unique_ptr<VhostServer> server_;
 };
