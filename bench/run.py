@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Holdfast and its peers side by side, in one run, with fio. Rounds go over all servers in turn,
-and medians are compared: the machine's own noise hits all alike. Compare only within one run."""
+"""Holdfast and its peers side by side, in one run: over NBD with fio, over vhost-user with
+vhost_bench. Rounds go over all servers in turn, and medians are compared: the machine's own noise
+hits all alike. Compare only within one run."""
 
 import argparse
 import json
@@ -22,7 +23,7 @@ from support import programs  # noqa: E402
 from support.daemon import GIB, MIB  # noqa: E402
 
 # name, fio options, the unit that is reported
-WORKLOADS = [
+NBD_WORKLOADS = [
     ("randwrite 4k d1", {"rw": "randwrite", "bs": "4k", "iodepth": 1}, "IOPS"),
     ("randwrite 4k d32", {"rw": "randwrite", "bs": "4k", "iodepth": 32}, "IOPS"),
     ("write 4k + fdatasync", {"rw": "randwrite", "bs": "4k", "iodepth": 1, "fsync": 1}, "IOPS"),
@@ -31,20 +32,69 @@ WORKLOADS = [
     ("write 1M d8", {"rw": "write", "bs": "1M", "iodepth": 8}, "MiB/s"),
     ("read 1M d8", {"rw": "read", "bs": "1M", "iodepth": 8}, "MiB/s"),
 ]
+# The same for vhost_bench: each of `numjobs` queues has `iodepth` requests in flight.
+VHOST_WORKLOADS = [
+    (f"{operation} 4k q{queues} d{depth}",
+     {"rw": operation, "bs": "4k", "iodepth": depth, "numjobs": queues}, "IOPS")
+    for operation in ("randwrite", "randread") for queues in (1, 4) for depth in (1, 32, 128)
+] + [
+    ("write 4k + flush", {"rw": "randwrite", "bs": "4k", "iodepth": 1, "fsync": 1}, "IOPS"),
+    ("write 1M d8", {"rw": "write", "bs": "1M", "iodepth": 8}, "MiB/s"),
+    ("read 1M d8", {"rw": "read", "bs": "1M", "iodepth": 8}, "MiB/s"),
+]
 PHASES = ["fresh", "full"]
 
 # (workload, peer, Holdfast must reach this multiple of it)
-TARGETS = [
+NBD_TARGETS = [
     ("randwrite 4k d32", "qemu raw", 2.5), ("randwrite 4k d32", "qemu qcow2", 5.0),
     ("randread 4k d32", "qemu raw", 1.0), ("randread 4k d1", "qemu raw", 1.0),
     ("write 4k + fdatasync", "qemu raw", 0.9), ("write 1M d8", "qemu raw", 0.9),
     ("read 1M d8", "qemu raw", 0.9),
 ]
+VHOST_TARGETS = [
+    (f"{operation} 4k q{queues} d{depth}", peer, multiple)
+    for operation, peer, multiple in (("randwrite", "qemu qcow2", 3.0),
+                                      ("randwrite", "qemu raw", 2.0), ("randread", "qemu raw", 1.5))
+    for queues in (1, 4) for depth in (32, 128)
+]
+# (workload, peer, Holdfast may spend at most this share of its CPU on a request)
+VHOST_CPU_TARGETS = [
+    (f"{operation} 4k q{queues} d32", "qemu raw", 0.5)
+    for operation in ("randwrite", "randread") for queues in (1, 4)
+]
+# (workload, peer, Holdfast's median latency may be so many microseconds above its)
+VHOST_LATENCY_TARGETS = [("randread 4k q1 d1", "raw file", 10.0)]
+
+
+class Board:
+    """One table: servers that speak the same protocol, and what they are asked to do."""
+
+    def __init__(self, name, kinds, workloads, targets, cpu_targets=(), latency_targets=()):
+        self.name = name
+        self.kinds = kinds
+        self.workloads = workloads
+        self.targets = targets
+        self.cpu_targets = cpu_targets
+        self.latency_targets = latency_targets
+
+    def cells(self):
+        """[(server, workload)] that must have a figure."""
+        return [(kind, workload) for kind in self.kinds for workload in self.workloads
+                if kind.can(workload[1])]
+
+
+BOARDS = [
+    Board("nbd", servers.OVER_NBD, NBD_WORKLOADS, NBD_TARGETS),
+    Board("vhost", servers.OVER_VHOST, VHOST_WORKLOADS, VHOST_TARGETS, VHOST_CPU_TARGETS,
+          VHOST_LATENCY_TARGETS),
+]
+PERCENTILES = {"p50": "50.000000", "p99": "99.000000", "p99_9": "99.900000"}
 
 
 def run_fio(server, options, directory, timeout):
     """fio's JSON for one job on the server's disk."""
-    lines = ["[job]"]
+    # Whole latencies, from before the submission on, as vhost_bench takes them.
+    lines = ["[job]", "lat_percentiles=1", "clat_percentiles=0"]
     if isinstance(server, servers.RawFile):
         # The nbd engine knows a flush as fsync; a file's nearest like is fdatasync.
         options = {"fdatasync" if key == "fsync" else key: value for key, value in options.items()}
@@ -61,39 +111,77 @@ def run_fio(server, options, directory, timeout):
     return job
 
 
-def measure(server, options, unit, directory, arguments):
-    """One workload on one server."""
-    cpu_before = server.cpu_seconds()
+def fio_figures(server, options, directory, arguments):
+    """(requests, IOPS, MiB/s, latencies in microseconds) of fio."""
     job = run_fio(server, {
         **options, "size": server.size_bytes, "time_based": 1,
         "runtime": f"{arguments.seconds * 1000:.0f}ms", "norandommap": 1, "randrepeat": 0,
     }, directory, arguments.seconds + 120)
     side = job["write" if "write" in options["rw"] else "read"]
-    count = side["total_ios"]
+    percentiles = side["lat_ns"]["percentile"]
+    latencies = {name: percentiles.get(key, 0) / 1000 for name, key in PERCENTILES.items()}
+    latencies["mean"] = side["lat_ns"]["mean"] / 1000
+    return side["total_ios"], side["iops"], side["bw_bytes"] / MIB, latencies
+
+
+def run_vhost_bench(server, operation, timeout, **options):
+    words = [word for name, value in options.items()
+             for word in ("--" + name.replace("_", "-"), value)]
+    done = programs.run(programs.binary_directory() / "vhost_bench", "--socket", server.socket,
+                        "--op", operation, "--size-bytes", server.size_bytes, *words,
+                        timeout=timeout)
+    result = json.loads(done.stdout)
+    if result["errors"]:
+        raise RuntimeError(f"vhost_bench: {result['errors']} requests failed")
+    return result
+
+
+def vhost_figures(server, options, _, arguments):
+    """The same of vhost_bench."""
+    result = run_vhost_bench(
+        server, "write+flush" if "fsync" in options else options["rw"], arguments.seconds + 120,
+        queues=options.get("numjobs", 1), depth=options["iodepth"],
+        block_bytes={"4k": 4096, "1M": MIB}[options["bs"]], seconds=arguments.seconds)
+    return result["ios"], result["iops"], result["mib_per_second"], result["latency_us"]
+
+
+def fill(server, directory):
+    """Writes the whole disk once."""
+    if server.is_vhost:
+        run_vhost_bench(server, "fill", 600, depth=8, block_bytes=MIB)
+    else:
+        run_fio(server, {"rw": "write", "bs": "1M", "iodepth": 8, "size": server.size_bytes,
+                         "end_fsync": 1}, directory, 600)
+
+
+def measure(server, options, unit, directory, arguments):
+    """One workload on one server."""
+    figures = vhost_figures if server.is_vhost else fio_figures
+    cpu_before = server.cpu_seconds()
+    count, iops, mib_per_second, latencies = figures(server, options, directory, arguments)
     if count == 0:
-        raise RuntimeError("fio did no I/O")
+        raise RuntimeError("no request completed")
     cpu = server.cpu_seconds()
-    percentiles = side["clat_ns"].get("percentile", {})
     return {
-        "value": side["iops"] if unit == "IOPS" else side["bw_bytes"] / MIB,
+        "value": iops if unit == "IOPS" else mib_per_second,
         "unit": unit,
         "ios": count,
-        "latency_us_mean": side["lat_ns"]["mean"] / 1000,
-        "latency_us_p99": percentiles.get("99.000000", 0) / 1000,
+        **{f"latency_us_{name}": latencies[name] for name in ("mean", *PERCENTILES)},
         "server_cpu_seconds_per_million_ios":
             None if cpu is None else (cpu - cpu_before) / count * 1e6,
     }
 
 
-def run_server(kind, phase, directory, arguments, record):
+def run_server(board, kind, phase, directory, arguments, record):
     """All workloads of a phase on a server of its own; what fails is recorded as failed."""
     server = None
     try:
         server = kind(directory / "server", arguments.size_bytes)
         if phase == "full":
-            run_fio(server, {"rw": "write", "bs": "1M", "iodepth": 8, "size": server.size_bytes,
-                             "end_fsync": 1}, directory, 600)
-        for name, options, unit in arguments.workloads:
+            fill(server, directory)
+        for name, options, unit in board.workloads:
+            if not kind.can(options):
+                continue
             if not arguments.smoke:
                 servers.settle()
             try:
@@ -109,23 +197,24 @@ def run_server(kind, phase, directory, arguments, record):
         shutil.rmtree(directory / "server", ignore_errors=True)
 
 
-def run_all(arguments, directory):
+def run_board(board, arguments, directory):
     runs = []
     for round_number in range(arguments.rounds):
         for phase in arguments.phases:
             # Another order each round: who comes first has the cleanest machine.
-            shift = (round_number * 2 + arguments.phases.index(phase)) % len(arguments.servers)
-            for kind in arguments.servers[shift:] + arguments.servers[:shift]:
+            shift = (round_number * 2 + arguments.phases.index(phase)) % len(board.kinds)
+            for kind in board.kinds[shift:] + board.kinds[:shift]:
                 def record(workload, result, kind=kind, phase=phase, round_number=round_number):
-                    runs.append({"round": round_number, "phase": phase, "server": kind.name,
-                                 "workload": workload, **result})
+                    runs.append({"board": board.name, "round": round_number, "phase": phase,
+                                 "server": kind.name, "workload": workload, **result})
                     if "failed" in result:
-                        print(f"FAILED {phase} {kind.name} {workload}: {result['failed']}",
-                              file=sys.stderr, flush=True)
+                        print(f"FAILED {board.name} {phase} {kind.name} {workload}: "
+                              f"{result['failed']}", file=sys.stderr, flush=True)
                 began = time.monotonic()
-                run_server(kind, phase, directory, arguments, record)
-                print(f"  round {round_number + 1}/{arguments.rounds} {phase:5} {kind.name:12} "
-                      f"{time.monotonic() - began:5.0f} s", file=sys.stderr, flush=True)
+                run_server(board, kind, phase, directory, arguments, record)
+                print(f"  {board.name} round {round_number + 1}/{arguments.rounds} {phase:5} "
+                      f"{kind.name:12} {time.monotonic() - began:5.0f} s", file=sys.stderr,
+                      flush=True)
     return runs
 
 
@@ -146,53 +235,70 @@ def human(value, unit):
     return f"{value:.0f} MiB/s"
 
 
-def print_tables(arguments, runs):
+def print_row(title, width, cells, columns=20):
+    print(f"{title:<{width}}" + "".join(f"{cell:>{columns}}" for cell in cells))
+
+
+def print_tables(board, arguments, runs):
     values = medians(runs)
     cpu = medians(runs, "server_cpu_seconds_per_million_ios")
-    names = [kind.name for kind in arguments.servers]
-    peers = [name for name in names if name != "holdfast"]
-    width = max(len(name) for name, _, _ in arguments.workloads) + 2
+    latencies = [medians(runs, f"latency_us_{name}") for name in PERCENTILES]
+    names = [kind.name for kind in board.kinds]
+    width = max(len(name) for name, _, _ in board.workloads) + 2
     for phase in arguments.phases:
-        print(f"\n{phase} volume of {arguments.size_bytes / GIB:.3g} GiB: medians of "
+        print(f"\n{board.name}, {phase} volume of {arguments.size_bytes / GIB:.3g} GiB: medians of "
               f"{arguments.rounds} rounds of {arguments.seconds} s; in brackets Holdfast / peer")
-        print(" " * width + "".join(f"{name:>20}" for name in names))
-        for workload, _, unit in arguments.workloads:
+        print_row("", width, names)
+        for workload, _, unit in board.workloads:
             own = values.get((phase, workload, "holdfast"))
-            row = f"{workload:<{width}}"
+            cells = []
             for name in names:
                 value = values.get((phase, workload, name))
-                text = human(value, unit)
-                if name in peers and own and value:
-                    text += f" ({own / value:.2f}x)"
-                row += f"{text:>20}"
-            print(row)
-        print(f"\n{phase}: CPU seconds of the server per million I/Os, and its peak memory")
-        for workload, _, _ in arguments.workloads:
+                ratio = f" ({own / value:.2f}x)" if name != "holdfast" and own and value else ""
+                cells.append(human(value, unit) + ratio)
+            print_row(workload, width, cells)
+        print(f"\n{board.name}, {phase}: latency in microseconds, p50 / p99 / p99.9")
+        print_row("", width, names, columns=25)
+        for workload, _, _ in board.workloads:
+            places = [(phase, workload, name) for name in names]
+            print_row(workload, width, [
+                " / ".join(f"{each[place]:.0f}" for each in latencies) if place in latencies[0]
+                else "-" for place in places], columns=25)
+        print(f"\n{board.name}, {phase}: CPU seconds of the server per million I/Os, and its peak "
+              "memory")
+        for workload, _, _ in board.workloads:
             cells = [cpu.get((phase, workload, name)) for name in names]
-            print(f"{workload:<{width}}"
-                  + "".join(f"{'-' if cell is None else f'{cell:.1f}':>20}" for cell in cells))
+            print_row(workload, width, ["-" if cell is None else f"{cell:.1f}" for cell in cells])
         cells = [values.get((phase, "peak memory", name)) for name in names]
-        print(f"{'peak MiB':<{width}}"
-              + "".join(f"{f'{cell / MIB:.0f}' if cell else '-':>20}" for cell in cells))
+        print_row("peak MiB", width, [f"{cell / MIB:.0f}" if cell else "-" for cell in cells])
 
 
-def print_targets(arguments, runs):
-    """Returns [(phase, workload, peer, ratio, target)]."""
-    values = medians(runs)
+def judge(board, arguments, runs):
+    """Prints which targets were reached; [{board, phase, workload, peer, kind, figure, target}]."""
+    kinds = [  # what is compared, how, whether less is better, how it is said
+        ("speed", board.targets, "value", lambda own, peer: own / peer, False, "x"),
+        ("CPU per I/O", board.cpu_targets, "server_cpu_seconds_per_million_ios",
+         lambda own, peer: own / peer, True, "x"),
+        ("median latency", board.latency_targets, "latency_us_p50",
+         lambda own, peer: own - peer, True, " us above"),
+    ]
     judged = []
     for phase in arguments.phases:
-        for workload, peer, target in TARGETS:
-            own = values.get((phase, workload, "holdfast"))
-            other = values.get((phase, workload, peer))
-            if own and other:
-                judged.append({"phase": phase, "workload": workload, "peer": peer,
-                               "ratio": own / other, "target": target})
-    if judged:
-        print("\ntargets")
-    for entry in judged:
-        word = "reached" if entry["ratio"] >= entry["target"] else "MISSED"
-        print(f"  {word:8} {entry['phase']:5} {entry['workload']:<22} {entry['ratio']:5.2f}x "
-              f"{entry['peer']} (wanted {entry['target']}x)")
+        for kind, targets, key, compare, less_is_better, unit in kinds:
+            values = medians(runs, key)
+            for workload, peer, target in targets:
+                own = values.get((phase, workload, "holdfast"))
+                other = values.get((phase, workload, peer))
+                if not own or not other:
+                    continue
+                figure = compare(own, other)
+                reached = figure <= target if less_is_better else figure >= target
+                judged.append({"board": board.name, "phase": phase, "workload": workload,
+                               "peer": peer, "kind": kind, "figure": figure, "target": target,
+                               "reached": reached})
+                bound = "at most" if less_is_better else "at least"
+                print(f"  {'reached' if reached else 'MISSED':8} {board.name:5} {phase:5} "
+                      f"{workload:<22} {kind}: {figure:.2f}{unit} {peer} ({bound} {target})")
     return judged
 
 
@@ -207,7 +313,7 @@ def parse_arguments():
     parser.add_argument("--smoke", action="store_true",
                         help="only that it works: tiny, and every cell must be there")
     parser.add_argument("--only", default="", metavar="WORD,...",
-                        help="workloads, servers or phases whose name has the word")
+                        help="boards, phases, workloads or servers whose name has the word")
     parser.add_argument("--json", default="", metavar="FILE",
                         help="all runs and medians (default: bench-results.json in --directory)")
     arguments = parser.parse_args()
@@ -223,22 +329,30 @@ def parse_arguments():
 
 
 def choose(parser, arguments):
-    """--only: a word narrows down whichever of workloads, servers, phases it is a part of."""
-    arguments.workloads, arguments.servers, arguments.phases = WORKLOADS, servers.ALL, PHASES
+    """--only: a word narrows down the boards, phases, workloads or servers it is a part of."""
+    arguments.boards, arguments.phases = BOARDS, PHASES
     words = [word.strip() for word in arguments.only.split(",") if word.strip()]
-    for attribute, name_of in (("workloads", lambda one: one[0]), ("servers", lambda one: one.name),
-                               ("phases", lambda one: one)):
-        everything = getattr(arguments, attribute)
+    known = set()
+
+    def narrow(everything, name_of):
+        known.update(word for word in words for one in everything if word in name_of(one))
         wanted = [one for one in everything if any(word in name_of(one) for word in words)]
-        setattr(arguments, attribute, wanted or everything)
-        words = [word for word in words if not any(word in name_of(one) for one in everything)]
-    if words:
-        parser.error(f"--only: nothing is named like {', '.join(words)}")
+        return wanted or everything
+
+    arguments.boards = narrow(arguments.boards, lambda board: board.name)
+    arguments.phases = narrow(arguments.phases, lambda phase: phase)
+    for board in arguments.boards:
+        board.workloads = narrow(board.workloads, lambda workload: workload[0])
+        board.kinds = narrow(board.kinds, lambda kind: kind.name)
+    unknown = [word for word in words if word not in known]
+    if unknown:
+        parser.error(f"--only: nothing is named like {', '.join(unknown)}")
 
 
 def check_space(arguments):
     """A disk, what its writers add to it in a log, and as much again to be on the safe side."""
-    writers = sum("write" in name for name, _, _ in arguments.workloads)
+    writers = max(sum("write" in name for name, _, _ in board.workloads)
+                  for board in arguments.boards)
     needed = arguments.size_bytes * 3 + int(writers * arguments.seconds * 1.5 * GIB)
     free = shutil.disk_usage(arguments.directory).free
     if free < needed:
@@ -251,27 +365,33 @@ def main():
     check_space(arguments)
     print(f"{platform.machine()}, {os.cpu_count()} cores, Linux {platform.release()}, "
           f"{arguments.directory}")
-    for kind in arguments.servers:
+    for kind in {kind.name: kind for board in arguments.boards for kind in board.kinds}.values():
         print(f"  {kind.name:12} {kind.note}")
     directory = Path(tempfile.mkdtemp(prefix="holdfast-bench-", dir=arguments.directory))
     try:
-        runs = run_all(arguments, directory)
+        runs = {board: run_board(board, arguments, directory) for board in arguments.boards}
     finally:
         shutil.rmtree(directory, ignore_errors=True)
-    failed = [run for run in runs if "failed" in run]
-    print_tables(arguments, runs)
-    judged = [] if arguments.smoke else print_targets(arguments, runs)
-    print(f"\n{len(runs)} figures, {len(failed)} failed runs")
+    for board in arguments.boards:
+        print_tables(board, arguments, runs[board])
+    judged = []
+    if not arguments.smoke:
+        print("\ntargets")
+        judged = [entry for board in arguments.boards
+                  for entry in judge(board, arguments, runs[board])]
+    all_runs = [run for board in arguments.boards for run in runs[board]]
+    failed = [run for run in all_runs if "failed" in run]
+    print(f"\n{len(all_runs)} figures, {len(failed)} failed runs")
     if not arguments.smoke:
         path = arguments.json or os.path.join(arguments.directory, "bench-results.json")
         Path(path).write_text(json.dumps({
             "machine": platform.machine(), "cores": os.cpu_count(), "kernel": platform.release(),
             "size_bytes": arguments.size_bytes, "rounds": arguments.rounds,
-            "seconds": arguments.seconds, "targets": judged, "runs": runs}, indent=1) + "\n")
+            "seconds": arguments.seconds, "targets": judged, "runs": all_runs}, indent=1) + "\n")
         print(f"all of it in {path}")
-    expected = arguments.rounds * len(arguments.phases) * len(arguments.servers) * (
-        len(arguments.workloads) + 1)
-    return 1 if failed or len(runs) != expected else 0
+    expected = arguments.rounds * len(arguments.phases) * sum(  # and the peak memory of each
+        len(board.cells()) + len(board.kinds) for board in arguments.boards)
+    return 1 if failed or len(all_runs) != expected else 0
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The programs that the bench sets side by side: each serves one fresh disk over NBD."""
+"""The programs that the bench sets side by side: each serves one fresh disk, over NBD or over
+vhost-user."""
 
 import os
 import shutil
@@ -18,11 +19,13 @@ class Server:
     name = ""
     note = ""
 
+    is_vhost = False
+
     def __init__(self, directory, size_bytes):
         self.directory = Path(directory)
         self.directory.mkdir(parents=True)
         self.size_bytes = size_bytes
-        self.socket = self.directory / "nbd.sock"
+        self.socket = self.directory / "disk.sock"
         self.process = None
         self.log = open(self.directory / "server.log", "wb")
         try:
@@ -30,6 +33,11 @@ class Server:
         except BaseException:
             self.close()
             raise
+
+    @classmethod
+    def can(cls, options):
+        """Whether a workload of these options makes sense for it."""
+        return True
 
     @property
     def uri(self):
@@ -75,6 +83,7 @@ class Server:
 class Holdfast(Server):
     name = "holdfast"
     note = "a local dir: pool, default settings"
+    attach_options = ()
 
     def open(self):
         self.daemon = Daemon(self.directory)
@@ -82,11 +91,17 @@ class Holdfast(Server):
         self.process = self.daemon.process
         self.daemon.create_pool("pool")
         self.daemon.call("volume", "create", f"pool/{EXPORT}", "--size", str(self.size_bytes))
-        self.socket = self.daemon.call("attach", f"pool/{EXPORT}")["socket"]
+        attached = self.daemon.call("attach", f"pool/{EXPORT}", *self.attach_options)
+        self.socket = attached["socket"]
 
     def close(self):
         self.process = self.process or self.daemon.process
         super().close()
+
+
+class HoldfastVhost(Holdfast):
+    is_vhost = True
+    attach_options = ("--vhost",)
 
 
 class QemuStorageDaemon(Server):
@@ -100,8 +115,11 @@ class QemuStorageDaemon(Server):
             "--blockdev",
             f"driver=file,node-name=file,filename={image},cache.direct=on,aio=io_uring",
             "--blockdev", f"driver={self.image_format},node-name=disk,file=file",
-            "--nbd-server", f"addr.type=unix,addr.path={self.socket},max-connections=16",
-            "--export", f"type=nbd,id=export,node-name=disk,name={EXPORT},writable=on")
+            *self.export_options())
+
+    def export_options(self):
+        return ("--nbd-server", f"addr.type=unix,addr.path={self.socket},max-connections=16",
+                "--export", f"type=nbd,id=export,node-name=disk,name={EXPORT},writable=on")
 
 
 class QemuRaw(QemuStorageDaemon):
@@ -116,6 +134,24 @@ class QemuQcow2(QemuStorageDaemon):
     image_format = "qcow2"
 
 
+class VhostExport:
+    """Makes a QemuStorageDaemon export over vhost-user."""
+
+    is_vhost = True
+
+    def export_options(self):
+        return ("--export", "type=vhost-user-blk,id=export,node-name=disk,writable=on,num-queues=4,"
+                f"addr.type=unix,addr.path={self.socket}")
+
+
+class QemuRawVhost(VhostExport, QemuRaw):
+    pass
+
+
+class QemuQcow2Vhost(VhostExport, QemuQcow2):
+    pass
+
+
 class NbdkitFile(Server):
     name = "nbdkit file"
     note = "writes to the page cache, so its writes without a flush are memory speed"
@@ -128,6 +164,10 @@ class RawFile(Server):
     name = "raw file"
     note = "no server: fio's io_uring engine on the file, direct"
 
+    @classmethod
+    def can(cls, options):
+        return "numjobs" not in options or options["numjobs"] == 1
+
     def open(self):
         self.path = self.sparse_file()
 
@@ -138,7 +178,8 @@ class RawFile(Server):
         return None
 
 
-ALL = [Holdfast, QemuRaw, QemuQcow2, NbdkitFile, RawFile]
+OVER_NBD = [Holdfast, QemuRaw, QemuQcow2, NbdkitFile, RawFile]
+OVER_VHOST = [HoldfastVhost, QemuRawVhost, QemuQcow2Vhost, RawFile]
 
 
 def settle():

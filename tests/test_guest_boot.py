@@ -5,7 +5,6 @@ there, over vhost-user-blk.
 HOLDFAST_GUEST_SERVER=qemu-storage-daemon runs the tests against that instead."""
 
 import re
-import shlex
 import time
 import unittest
 import xml.etree.ElementTree as ElementTree
@@ -40,9 +39,10 @@ class GuestBoot(GuestTest):
         text = self.daemon.run("attach", "pool/disk", "--vhost", status=0).stdout
         socket, empty, *lines = text.split("\n")
         self.assertEqual(empty, "")
-        words = [line for line in lines if line.startswith("-")]
+        pasted = "\n".join(line for line in lines if line.startswith("-"))
+        words = programs.run("sh", "-c", f"printf '%s\\n' {pasted}").stdout.splitlines()
         xml = [line for line in lines if line.lstrip().startswith("<")]
-        return socket, shlex.split("\n".join(words)), "\n".join(xml)
+        return socket, words, "\n".join(xml)
 
     def power_off(self, running):
         self.assert_healthy(running)
@@ -90,11 +90,6 @@ class GuestBoot(GuestTest):
         running.run("sha256sum -c /sum")
         checked = running.run(f"guest_load --check /load {32 * MIB} 1")
         self.assertGreater(int(checked.split()[2]), 500)
-        # And once more, by the guest itself.
-        Load(running, "/more", 32 * MIB).wait_for_writes(500)
-        running.tell("reboot -f")
-        running.wait_until_ready(boots=3)
-        running.run("sha256sum -c /sum")
         self.power_off(running)
         self.assert_file_system_clean()
 

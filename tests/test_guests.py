@@ -161,17 +161,28 @@ class RunningGuest(GuestTest):
                            f"echo {device} >unbind; echo {device} >bind")
             self.assertEqual(self.attribute(disk, "cache_type"), mode)
 
-    def test_a_second_qemu_does_not_disturb_the_first(self):
+    def test_a_second_qemu_waits_until_the_first_lets_go_of_the_disk(self):
         socket = self.serve()
         disk = self.plug(socket)
         load = Load(self.guest, f"/dev/{disk}", 64 * MIB)
         load.wait_for_writes()
-        second = self.start_guest("second", ["-S", *guest.vhost_disk(socket)])
+        second = self.start_guest("second", [
+            *guest.direct_boot(self.initramfs), *guest.vhost_disk(socket)])
+        # It cannot get beyond the driver's first request, and the first guest does not notice.
         for _ in range(3):
-            load.wait_for_writes(300)
-        second.end()
+            load.wait_for_writes(500)
+        self.assertGreater(load.finish()["writes"], 1500)
+        self.assertIsNone(second.said("ready"))
+        self.unplug()
+        second.wait_until_ready()
+        checked = second.run(f"guest_load --check /dev/vda {64 * MIB} 1")
+        self.assertGreater(int(checked.split()[2]), 1000)
+
+    def test_a_driver_of_the_legacy_interface_works(self):
+        disk = self.plug(self.serve(), disable_modern="on")
+        load = Load(self.guest, f"/dev/{disk}", 32 * MIB)
         load.wait_for_writes(300)
-        self.assertGreater(load.finish()["writes"], 1000)
+        self.assertGreater(load.finish()["flushes"], 0)
 
     @only_holdfast
     def test_a_disk_is_served_on_after_the_daemons_death(self):

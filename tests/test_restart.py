@@ -5,12 +5,14 @@ import json
 import os
 import shutil
 import signal
+import struct
 import tempfile
+import threading
 import time
 import unittest
 from pathlib import Path
 
-from support import programs
+from support import nbd, programs
 from support.daemon import MIB, Daemon, HoldfastTest, test_root
 
 
@@ -79,6 +81,21 @@ class Restart(HoldfastTest):
                             what="the volume to be served once its pool is back")
         self.assert_all_is_back()
 
+    def test_a_client_that_comes_before_its_volume_waits_and_is_served(self):
+        programs.run("qemu-io", "-f", "raw", self.uri, "-c", "write -P 7 1M 1M")
+        self.daemon.kill()
+        away = self.directory / "pool-away"
+        os.rename(self.directory / "pool", away)
+        self.daemon.start()
+        with nbd.Client(self.export_path(), timeout_seconds=30) as client:
+            client.socket.settimeout(0.3)
+            with self.assertRaises(TimeoutError, msg="it is greeted though the volume is not open"):
+                client.receive(18)
+            client.socket.settimeout(30)
+            os.rename(away, self.directory / "pool")
+            client.connect("disk")
+            self.assertEqual(client.read(MIB, 4096), b"\x07" * 4096)
+
     def test_a_damaged_state_file_does_not_keep_the_daemon_down(self):
         self.daemon.kill()
         state = self.daemon.runtime / "state.json"
@@ -91,6 +108,116 @@ class Restart(HoldfastTest):
             # To refuse is right as well, when it is said which file and what to do.
             self.assertIn("state.json", str(error))
             self.daemon.process = None
+
+
+class Writer(threading.Thread):
+    """Writes numbered blocks, one after the other, over as many connections as it takes; each time
+    it has connected, all that was acknowledged must be there."""
+
+    BLOCKS = 512
+
+    def __init__(self, path, export, number):
+        super().__init__(daemon=True)
+        self.path, self.export, self.number = path, export, number
+        self.stopping = threading.Event()
+        self.acknowledged = 0
+        self.connections = 0
+        self.greeted_at = None
+        self.problem = None
+
+    def stamp(self, sequence):
+        return struct.pack("<QQ", self.number, sequence) * 256
+
+    def check(self, client):
+        for sequence in range(max(0, self.acknowledged - self.BLOCKS), self.acknowledged):
+            found = client.read(sequence % self.BLOCKS * 4096, 4096)
+            # The one write in flight may have replaced the oldest.
+            in_doubt = sequence == self.acknowledged - self.BLOCKS
+            if found != self.stamp(sequence) and not (
+                    in_doubt and found == self.stamp(self.acknowledged)):
+                raise AssertionError(f"volume {self.number}: block of write {sequence} is wrong")
+
+    def write_until_cut_off(self):
+        with nbd.Client(self.path, timeout_seconds=60) as client:
+            client.greet()
+            self.greeted_at = time.monotonic()
+            client.go(self.export)
+            self.check(client)
+            self.connections += 1
+            while not self.stopping.is_set():
+                client.write(self.acknowledged % self.BLOCKS * 4096,
+                             self.stamp(self.acknowledged))
+                self.acknowledged += 1
+
+    def run(self):
+        try:
+            while not self.stopping.is_set():
+                try:
+                    self.write_until_cut_off()
+                except OSError:
+                    time.sleep(0.01)
+        except Exception as problem:  # pylint: disable=broad-except
+            self.problem = problem
+
+
+class ManyVolumes(HoldfastTest):
+    VOLUMES = 50
+    daemon_arguments = ("--loops", "2")
+
+    def setUp(self):
+        super().setUp()
+        self.daemon.create_pool()
+        names = [f"disk{number:02}" for number in range(self.VOLUMES)]
+        for name in names:
+            self.daemon.attach_new(f"pool/{name}", "64M")
+        self.writers = [Writer(self.export_path(f"pool.{name}"), name, number)
+                        for number, name in enumerate(names)]
+        self.addCleanup(self.end_writers)
+
+    def end_writers(self):
+        for writer in self.writers:
+            writer.stopping.set()
+        for writer in self.writers:
+            if writer.ident is not None:
+                writer.join()
+
+    def wait_for_connections(self, count):
+        programs.wait_until(
+            lambda: all(writer.connections >= count or writer.problem for writer in self.writers),
+            timeout_seconds=90, what=f"every volume to be served for the {count}. time")
+
+    def test_fifty_busy_volumes_survive_sigkill_and_their_sockets_are_never_missing(self):
+        for writer in self.writers:
+            writer.start()
+        self.wait_for_connections(1)
+        loops = [volume["attachment"]["loop"] for volume in self.daemon.call("status")["volumes"]]
+        self.assertEqual({loop: loops.count(loop) for loop in loops}, {0: 25, 1: 25})
+        missing = []
+        watching = threading.Event()
+
+        def watch():
+            while not watching.wait(0.001):
+                missing.extend(writer.path for writer in self.writers if not writer.path.exists())
+
+        watcher = threading.Thread(target=watch, daemon=True)
+        watcher.start()
+        for round_number in range(2):
+            time.sleep(1)
+            began = time.monotonic()
+            self.daemon.kill_and_start()
+            self.wait_for_connections(2 + round_number)
+            served = max(writer.greeted_at for writer in self.writers) - began
+            print(f"all {self.VOLUMES} were served again after {served:.2f} s")
+        watching.set()
+        watcher.join()
+        self.assertEqual(missing, [])
+        self.end_writers()
+        for writer in self.writers:
+            self.assertIsNone(writer.problem)
+            self.assertGreater(writer.acknowledged, 0)
+        replayed = [volume["statistics"]["replayed_records"]
+                    for volume in self.daemon.call("status")["volumes"]]
+        self.assertGreater(sum(replayed), 0, "they were not busy")
 
 
 class SecondDaemon(HoldfastTest):

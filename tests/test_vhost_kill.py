@@ -28,7 +28,7 @@ class KillVhost(HoldfastTest):
         for _ in range(times):
             process = programs.start(self.daemon.command_line(), stdout=subprocess.DEVNULL,
                                      stderr=subprocess.DEVNULL)
-            time.sleep(random_source.uniform(0.001, 0.15))
+            time.sleep(random_source.uniform(0.001, 0.4))
             process.kill()
             process.wait()
 
@@ -133,7 +133,8 @@ class Harness(unittest.TestCase):
     def test_a_server_that_misplaces_a_sector_is_caught(self):
         load = self.load(queues=1, depth=4)
         bytes_now = self.server.path.read_bytes()[:16 * MIB]
-        written = [start for start in range(0, len(bytes_now), 512) if any(bytes_now[start:start + 8])]
+        written = [start for start in range(0, len(bytes_now), 512)
+                   if any(bytes_now[start:start + 8])]
         with open(self.server.path, "r+b") as file:
             for start in written[1:]:
                 file.seek(start)

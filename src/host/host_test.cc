@@ -417,54 +417,6 @@ TEST_F(HostTest, VolumesAreSpreadOverTheLoops) {
   }
 }
 
-// A host whose volumes live on its own executor, as where there are no threads to spare.
-TEST_F(HostTest, OneLoopCanDoItAll) {
-  stop();
-  auto loop = Loop::create().value();
-  auto disk = std::make_unique<Disk>(*loop);
-  const auto make_disk = [&]() -> std::unique_ptr<FileSystem> {
-    return std::make_unique<Disk>(*loop);
-  };
-  const ServiceEnvironment service{
-      *loop, make_disk, [&](const std::string& path, ServiceEnvironment::OnAccept on_accept) {
-        return listen_unix(*loop, path, 0600, std::move(on_accept));
-      },
-      VhostEnvironment::on(*loop)};
-  HostEnvironment environment{*loop, *disk, make_disk, {service}, "a test", [] {}};
-  auto host = std::make_unique<Host>(std::move(environment), config_);
-  const auto run_until = [&](const std::function<bool()>& done) {
-    ASSERT_TRUE(loop->run_until(done, 30s));
-  };
-  ASSERT_TRUE(run_task<Result<void>>(run_until, host->start()).ok());
-  CreatePoolRequest pool;
-  pool.name = disk_.pool;
-  pool.location = location("vms");
-  pool.segment_bytes = limits::kSegmentBytesMin;
-  ASSERT_TRUE(run_task<Result<PoolChange>>(run_until, host->create_pool(pool)).ok());
-  CreateVolumeRequest volume;
-  volume.name = disk_;
-  volume.size_bytes = 64 * kMiB;
-  ASSERT_TRUE(run_task<Result<VolumeReport>>(run_until, host->create_volume(volume)).ok());
-  AttachRequest request;
-  request.name = disk_;
-  const auto attached = run_task<Result<AttachAnswer>>(run_until, host->attach(request));
-  ASSERT_TRUE(attached.ok()) << attached.error().message();
-  EXPECT_TRUE(connect_unix(*loop, attached->attachment.socket_path).ok());
-  ResizeVolumeRequest resize_request;
-  resize_request.name = disk_;
-  resize_request.size_bytes = 128 * kMiB;
-  const auto resized =
-      run_task<Result<VolumeReport>>(run_until, host->resize_volume(resize_request));
-  ASSERT_TRUE(resized.ok()) << resized.error().message();
-  EXPECT_EQ(resized->size_bytes, 128 * kMiB);
-  EXPECT_TRUE(run_task<Result<DoneAnswer>>(run_until, host->detach(disk_)).ok());
-  EXPECT_TRUE(run_task<Result<AttachAnswer>>(run_until, host->attach(request)).ok());
-  TaskScope scope;
-  scope.spawn(host->stop());
-  run_until([&] { return scope.empty(); });
-  host.reset();
-}
-
 TEST_F(HostTest, ASocketIsThereWhileItsPoolIsAwayAndServesWhenItIsBack) {
   ASSERT_TRUE(create_pool("vms").ok());
   ASSERT_TRUE(create_volume(disk_).ok());

@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <liburing.h>
 #include <poll.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 #include <cstdint>
@@ -98,14 +99,19 @@ std::unique_ptr<EventWatch> watch_event(Loop& loop, Descriptor event, EventWatch
 }
 
 void signal_event(const Descriptor& event) {
+  // A full counter is a signal already. A peer that has made it blocking again would stop us here;
+  // writes know no RWF_NOWAIT on eventfds.
+  pollfd polled = {event.get(), POLLOUT, 0};
+  if (poll(&polled, 1, 0) <= 0 || (polled.revents & POLLOUT) == 0) return;
   const std::uint64_t one = 1;
-  // A full counter is a signal already.
   [[maybe_unused]] const ssize_t written = write(event.get(), &one, sizeof one);
 }
 
 bool take_event(const Descriptor& event) {
+  // The peer shares O_NONBLOCK and may have taken it back, and read the event before us.
   std::uint64_t count = 0;
-  return read(event.get(), &count, sizeof count) == sizeof count;
+  const iovec vector = {&count, sizeof count};
+  return preadv2(event.get(), &vector, 1, -1, RWF_NOWAIT) == sizeof count;
 }
 
 }  // namespace holdfast

@@ -11,8 +11,8 @@ Result<std::unique_ptr<LoopThread>> LoopThread::start() {
 }
 
 LoopThread::LoopThread(std::unique_ptr<Loop> loop) : loop_(std::move(loop)) {
-  // Signals of the process are for the threads that expect them; but a fault is the thread's own, and
-  // blocked it would end the process in spite of its handler (shared_memory.cc).
+  // Signals of the process are for the threads that expect them; but a fault is the thread's own,
+  // and blocked it would end the process in spite of its handler (shared_memory.cc).
   sigset_t all;
   sigset_t previous;
   sigfillset(&all);

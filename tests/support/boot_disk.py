@@ -11,11 +11,11 @@ SECTOR_BYTES = 512
 PARTITION_FIRST_SECTOR = 2048
 GRUB = Path("/usr/lib/grub/i386-pc")
 GRUB_MODULES = ["biosdisk", "part_msdos", "ext2", "linux", "serial", "terminal"]
-GRUB_CONFIGURATION = """\
+GRUB_CONFIGURATION = f"""\
 serial --unit=0 --speed=115200
 terminal_output serial
 set root=(hd0,msdos1)
-linux /boot/vmlinuz console=ttyS0 quiet panic=-1 holdfast.root=/dev/vda1
+linux /boot/vmlinuz {guest.KERNEL_OPTIONS} holdfast.root=/dev/vda1
 initrd /boot/initramfs
 boot
 """

@@ -29,7 +29,11 @@ class Client:
     def __init__(self, path, timeout_seconds=20):
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.socket.settimeout(timeout_seconds)
-        self.socket.connect(str(path))
+        try:
+            self.socket.connect(str(path))
+        except OSError:
+            self.socket.close()
+            raise
         self.size_bytes = None
         self.flags = None
         self.next_handle = 1

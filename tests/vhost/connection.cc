@@ -82,9 +82,14 @@ Result<void> VhostConnection::send(std::uint32_t request, std::span<const std::b
                                    std::span<const int> fds, std::uint32_t flags) {
   const MessageHeader header = {request, kProtocolVersion | flags,
                                 static_cast<std::uint32_t>(payload.size())};
+  if (messages_left_ == 0) {
+    socket_.reset();
+    return Error(ErrorCode::path_failure, "gone before " + name_of(request));
+  }
   std::vector<std::byte> bytes(sizeof header + payload.size());
   std::memcpy(bytes.data(), &header, sizeof header);
   if (!payload.empty()) std::memcpy(bytes.data() + sizeof header, payload.data(), payload.size());
+  if (--messages_left_ == 0 && vanish_inside_) bytes.resize(bytes.size() / 2);
   return send_bytes(bytes, fds).context("send " + name_of(request));
 }
 

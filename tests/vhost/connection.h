@@ -67,6 +67,12 @@ class VhostConnection {
   Result<std::uint64_t> acknowledged(std::uint32_t request, std::span<const std::byte> payload = {},
                                      std::span<const int> fds = {});
 
+  // Hostile: after so many more messages the peer is gone, in the middle of the last if wanted.
+  void vanish_after(std::uint64_t messages, bool inside_the_last) {
+    messages_left_ = messages;
+    vanish_inside_ = inside_the_last;
+  }
+
   // The peer hung up within `timeout`.
   bool wait_closed(Milliseconds timeout);
   void close() { socket_.reset(); }
@@ -79,6 +85,8 @@ class VhostConnection {
 
   Fd socket_;
   Milliseconds timeout_;
+  std::uint64_t messages_left_ = ~std::uint64_t{0};
+  bool vanish_inside_ = false;
 };
 
 }  // namespace holdfast::vhost_frontend

@@ -36,6 +36,7 @@ Result<void> VhostDevice::connect() {
   disconnect();
   connection_.emplace(TRY(VhostConnection::connect(options_.socket, options_.timeout)));
   VhostConnection& link = *connection_;
+  link.vanish_after(options_.vanish_after_messages, options_.vanish_inside_message);
   offered_features_ = TRY(link.call_number(kGetFeatures));
   if ((offered_features_ & bit(kFeatureProtocolFeatures)) != 0) TRY(negotiate_protocol());
   TRY(link.send(kSetOwner));

@@ -39,6 +39,9 @@ struct DeviceOptions {
                                     bit(kProtocolResetDevice) | bit(kProtocolStatus);
   Milliseconds timeout{10'000};
   Milliseconds reconnect_interval{1000};
+  // Hostile: the peer is gone after so many messages, in the middle of the last if wanted.
+  std::uint64_t vanish_after_messages = ~std::uint64_t{0};
+  bool vanish_inside_message = false;
 };
 
 class VhostDevice {
@@ -69,6 +72,14 @@ class VhostDevice {
 
   Result<void> add_region(std::size_t index);
   Result<void> remove_region(std::size_t index);
+
+  // Hostile: the in-flight buffer to be sent from now on.
+  void set_inflight(const InflightDescription& description, Fd fd) {
+    inflight_ = description;
+    inflight_fd_ = std::move(fd);
+  }
+  const InflightDescription& inflight() const { return inflight_; }
+  int inflight_fd() const { return inflight_fd_.number(); }
 
   bool has_feature(std::uint32_t number) const { return (features_ & bit(number)) != 0; }
   bool has_protocol_feature(std::uint32_t number) const {

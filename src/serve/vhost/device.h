@@ -44,6 +44,9 @@ struct Device {
   VhostFault broken_by{};
 
   void break_down(VhostFault fault) {
+    // What is read from memory that is gone says nothing about the guest.
+    if (memory.is_lost()) fault = VhostFault::memory_lost;
+    if (is_broken && fault == broken_by) return;
     statistics.count(fault);
     if (is_broken) return;
     is_broken = true;

@@ -47,9 +47,13 @@ std::byte* QueueInflight::entry(std::uint16_t head) const {
   return at_ + kHeaderBytes + kEntryBytes * head;
 }
 
+bool QueueInflight::is_fresh() const {
+  return load_little<std::uint16_t>(at_ + kVersionAt) == 0;
+}
+
 Result<std::vector<std::uint16_t>> QueueInflight::recover(std::uint16_t used_index) {
   const auto version = load_little<std::uint16_t>(at_ + kVersionAt);
-  if (version == 0) {  // fresh
+  if (is_fresh()) {
     store_little(at_ + kDescriptorsAt, size_);
     store_little(at_ + kUsedIndexAt, used_index);
     in_this_order();

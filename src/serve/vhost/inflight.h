@@ -35,6 +35,7 @@ class QueueInflight {
 
   bool is_tracked() const { return at_ != nullptr; }
   std::uint16_t size() const { return size_; }
+  bool is_fresh() const;  // no queue has used it yet
 
   // The heads in flight, in the order in which they were taken, after finishing what a daemon that
   // died may have left of its last batch. `used_index` is the used ring's. Fails on memory that

@@ -74,8 +74,10 @@ void Queue::start(QueueInflight inflight) {
   asked_for_kick_ = false;
   used_index_ = load_shared(used_ + kIndexAt);
   next_available_ = setup_.base;
-  // The interrupt for the last answers may have been lost with the daemon that gave them.
-  if (used_index_ != 0 && call_.is_open()) signal_event(call_);
+  // The interrupt for the last answers may have been lost with the daemon that gave them; after
+  // 65536 of them the index is 0 again.
+  const bool has_answered = used_index_ != 0 || (inflight_.is_tracked() && !inflight_.is_fresh());
+  if (has_answered && call_.is_open()) signal_event(call_);
   if (!inflight_.is_tracked()) return;
   if (inflight_.size() < size_) return device_.break_down(VhostFault::ring_setup);
   const auto heads = inflight_.recover(used_index_);

@@ -215,7 +215,8 @@ Task<void> Session::wait_for_queue(Queue& queue) {
 
 // At the end of a turn in which requests were done.
 void Session::publish() {
-  if (device_.memory.is_lost() || (inflight_ != nullptr && inflight_->is_lost())) {
+  if (!device_.is_broken &&
+      (device_.memory.is_lost() || (inflight_ != nullptr && inflight_->is_lost()))) {
     device_.break_down(VhostFault::memory_lost);
   }
   if (device_.is_broken && !std::exchange(has_logged_, true)) {
