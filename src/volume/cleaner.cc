@@ -40,8 +40,9 @@ using format::SegmentStream;
 
 namespace {
 
-constexpr std::uint32_t kWindowBlocks = 256;  // read at a time; holds at least one whole record
-static_assert(kWindowBlocks > limits::kRecordPayloadBlocksMax);
+constexpr std::uint32_t kCleanerWindowBlocks =
+    256;  // read at a time; holds at least one whole record
+static_assert(kCleanerWindowBlocks > limits::kRecordPayloadBlocksMax);
 // A victim must be worth its checkpoint.
 constexpr std::uint32_t kGarbagePercentMin = 5;
 constexpr std::size_t kVictimsPerCheckpoint = 32;
@@ -164,13 +165,13 @@ Task<bool> VolumeImpl::clean_segment(SegmentNumber victim) {
   Cleaning cleaning;
   cleaning.victim = victim;
   cleaning.segment = *segment;
-  cleaning.window = AlignedBuffer(kWindowBlocks * kBlockBytes);
+  cleaning.window = AlignedBuffer(kCleanerWindowBlocks * kBlockBytes);
   cleaning.copies = AlignedBuffer((1 + limits::kRecordPayloadBlocksMax) * kBlockBytes);
   cleaning.builder = format::RecordBuilder(cleaning.copies.span(0, kBlockBytes));
   const std::uint32_t end = std::min(entry.used_blocks, segment_blocks_);
   for (std::uint32_t at = 0; at < end && !closing_ && !cleaning.failed;) {
     const MonotonicTime began = executor_.now();
-    const std::uint32_t blocks = std::min(kWindowBlocks, end - at);
+    const std::uint32_t blocks = std::min(kCleanerWindowBlocks, end - at);
     const std::span<std::byte> bytes = cleaning.window.span(0, blocks * kBlockBytes);
     const int error =
         co_await FileIo(*cleaning.segment->file, FileOperation::read, at * kBlockBytes, bytes);
