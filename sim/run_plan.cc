@@ -21,6 +21,14 @@ void pick_limits(Prng& prng, RunPlan& plan) {
   plan.retained_bytes_max = prng.pick({kMiB, kMiB, 2 * kMiB, 32 * kMiB});
 }
 
+// From a stream of its own: the rest of a seed's plan stays as it was.
+void pick_cleaner(RunPlan& plan) {
+  Prng prng(mix64(plan.seed, 0x434C45414E));
+  plan.cleaner_start_percent = static_cast<std::uint32_t>(prng.pick({101, 1, 5, 10, 30, 30, 50}));
+  plan.cleaner_stop_percent =
+      static_cast<std::uint32_t>(prng.between(0, std::min(100u, plan.cleaner_start_percent)));
+}
+
 void pick_guest(Prng& prng, RunPlan& plan) {
   plan.queue_depth = static_cast<std::uint32_t>(prng.pick({1, 2, 4, 8, 16, 32, 64}));
   plan.alignment_bytes = static_cast<std::uint32_t>(prng.pick({4096, 4096, 512, 512, 1}));
@@ -105,6 +113,7 @@ RunPlan swarm_plan(std::uint64_t seed) {
   pick_guest(prng, plan);
   pick_phases(prng, plan);
   if (prng.chance(0.75)) pick_faults(prng, plan);
+  pick_cleaner(plan);
   return plan;
 }
 
@@ -128,6 +137,7 @@ RunPlan small_plan(std::uint64_t seed) {
   plan.faults.delay_max = 200us;
   plan.faults.lands_early_chance = 0.2;
   plan.phases = {Phase{20, EndKind::kill_drained, false}, Phase{15, EndKind::close, false}};
+  plan.cleaner_start_percent = plan.cleaner_stop_percent = 1;
   return plan;
 }
 
@@ -144,12 +154,13 @@ std::string RunPlan::describe() const {
       std::to_string(queue_depth) + ", alignment " + std::to_string(alignment_bytes) +
       ", requests up to " + format_bytes(length_bytes_max) + ", checkpoint every " +
       format_bytes(checkpoint_log_bytes) + ", retained up to " + format_bytes(retained_bytes_max) +
-      ", page cache " + format_bytes(page_cache_bytes) + "\nweights: read " +
-      std::to_string(read_weight) + " write " + std::to_string(write_weight) + " flush " +
-      std::to_string(flush_weight) + " discard " + std::to_string(discard_weight) + " zeroes " +
-      std::to_string(zeroes_weight) + " status " + std::to_string(status_weight) + " checkpoint " +
-      std::to_string(checkpoint_weight) + " resize " + std::to_string(resize_weight) + " FUA " +
-      std::to_string(unit_access_chance);
+      ", page cache " + format_bytes(page_cache_bytes) + ", cleaner from " +
+      std::to_string(cleaner_start_percent) + " to " + std::to_string(cleaner_stop_percent) +
+      " %\nweights: read " + std::to_string(read_weight) + " write " +
+      std::to_string(write_weight) + " flush " + std::to_string(flush_weight) + " discard " +
+      std::to_string(discard_weight) + " zeroes " + std::to_string(zeroes_weight) + " status " +
+      std::to_string(status_weight) + " checkpoint " + std::to_string(checkpoint_weight) +
+      " resize " + std::to_string(resize_weight) + " FUA " + std::to_string(unit_access_chance);
   text += "\nerror chances: read " + std::to_string(faults.read_error_chance) + " write " +
           std::to_string(faults.write_error_chance) + " sync " +
           std::to_string(faults.sync_error_chance) + " names " +

@@ -46,6 +46,8 @@ struct RunPlan {
   std::uint64_t checkpoint_log_bytes = kMiB;
   Duration checkpoint_idle = 2s;
   std::uint64_t retained_bytes_max = kMiB;
+  std::uint32_t cleaner_start_percent = 30;  // above 100: no cleaner
+  std::uint32_t cleaner_stop_percent = 20;
 
   // The guest.
   std::uint32_t queue_depth = 8;

@@ -457,7 +457,15 @@ void VolumeModel::settle_sector(std::uint64_t sector, std::span<const std::byte>
     for (const std::uint32_t entry : history) {
       if (is_certain(write_of(entry)) || certain_suffice) continue;
       if (!covers(write_of(entry), begin, end) || !matches(entry & ~kMaybe, begin, part)) continue;
-      shown.push_back(entry);
+      // What one part shows (zeros, most likely) may contradict another part of the sector.
+      const Write* const candidate = &write_of(entry);
+      const auto is_certain_with_it = [&](const Write& write) {
+        return is_certain(write) || &write == candidate;
+      };
+      if (explains(base, bytes, is_certain_with_it,
+                   [cut](const Write& write) { return write.low <= cut; })) {
+        shown.push_back(entry);
+      }
     }
   });
   for (std::uint32_t& entry : history) {

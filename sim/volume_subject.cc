@@ -29,6 +29,8 @@ class VolumeSubject final : public Subject {
     options.checkpoint_log_bytes = plan_.checkpoint_log_bytes;
     options.checkpoint_idle = plan_.checkpoint_idle;
     options.retained_bytes_max = plan_.retained_bytes_max;
+    options.cleaner_start_percent = plan_.cleaner_start_percent;
+    options.cleaner_stop_percent = plan_.cleaner_stop_percent;
     CO_TRY_ASSIGN(volume_, co_await Volume::open(host_, *pool_, id_, options));
     co_return Result<void>();
   }

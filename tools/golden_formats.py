@@ -59,9 +59,9 @@ def payload_block(number):
     return bytes((number * 7 + i) & 0xFF for i in range(BLOCK))
 
 
-def record_header(place, sequence, durable, extents, payload):
+def record_header(place, sequence, durable, extents, payload, kind=1):
     """`place`: epoch, segment, block. Extents: first block, count, kind (1 data, 2 hole)."""
-    body = struct.pack("<HBBI", 1, 1, 0, len(payload)) + VOLUME
+    body = struct.pack("<HBBI", 1, kind, 0, len(payload)) + VOLUME
     body += struct.pack("<QQIIQQ", *place, len(extents), sequence, durable)
     for first, count, kind in extents:
         body += struct.pack("<QIBBBB", first, count, kind, 0, 0, 0)
@@ -73,6 +73,12 @@ def record():
     extents = [(0x1000, 3, 1), (0x2000, 0x10000, 2), (1, 5, 3), ((1 << 33) - 1, 1, 1)]
     return record_header((0x0102, 0x0304050607, 0x0A0B), 0x1112131415161718, 0x1112131415160000,
                          extents, [payload_block(i) for i in range(4)])
+
+
+def record_of_copies():
+    extents = [(0x1000, 2, 1), (7, 1, 1)]
+    return record_header((0x0102, 0x0304050607, 0x0A0B), 0x11, 0, extents,
+                         [payload_block(i) for i in range(3)], kind=2)
 
 
 def page(array, level, epoch, segment, block, index, entries):
@@ -287,7 +293,7 @@ def main():
     if sys.argv[1:] == ["--seeds"]:
         write_seeds()
         return 0
-    files = {"record": record(), "page_map_leaf": map_leaf(), "page_map_inner": map_inner(),
+    files = {"record": record(), "record_of_copies": record_of_copies(), "page_map_leaf": map_leaf(), "page_map_inner": map_inner(),
              "page_segment_leaf": segment_leaf(), "root": root()}
     texts = {f"{name}.hex": dump(data) for name, data in files.items()}
     texts["pool_v1_rewritten.dump"] = dump_pool(rewritten_pool())

@@ -59,7 +59,7 @@ class Volume:
                 continue
             version, levels = struct.unpack_from("<HB", block, 8)
             fields = struct.unpack_from("<QQQQQQQQIIQQ", block, 32)
-            if version != 1 or levels != LEVELS or fields[11] != 0:
+            if version != 1 or levels != LEVELS or fields[11] & ~1 != 0:
                 raise Damaged("the root is of another version or has unknown features")
             if block[16:32] != self.id or fields[:2] != (epoch, number):
                 continue

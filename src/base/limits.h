@@ -48,6 +48,14 @@ inline constexpr std::uint64_t kPagesPerVolumeMin = 64;
 inline constexpr std::uint64_t kCheckpointLogBytes = 256 * kMiB;
 inline constexpr Duration kCheckpointIdle = 2s;
 
+// The cleaner: shares of garbage in sealed segments, in percent.
+inline constexpr std::uint32_t kCleanerStartPercent = 30;
+inline constexpr std::uint32_t kCleanerStopPercent = 28;
+inline constexpr std::uint32_t kCleanerFullSpeedPercent = 5;  // above the start: no rests
+inline constexpr double kCleanerRestRatioMax = 4;             // rest per time of work
+inline constexpr Duration kCleanerRestMax = 200ms;
+inline constexpr Duration kCleanerIdleTime = 100ms;  // without requests: no rests either
+
 // Requests inside one volume at a time; more wait in the submitter's own objects.
 inline constexpr std::size_t kVolumeRequestsMax = 1024;
 inline constexpr std::size_t kVolumeReadsInFlightMax = 512;  // disk reads

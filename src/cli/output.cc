@@ -225,6 +225,8 @@ std::string volume_details(const Json& volume) {
     details.add("live data", bytes_of(counters, "live_bytes") + " in " +
                                  number_of(counters, "segment_count") + " segments of together " +
                                  bytes_of(counters, "segment_bytes"));
+    details.add("cleaned", number_of(counters, "cleaned_segments") + " segments, " +
+                               bytes_of(counters, "moved_bytes") + " moved");
     details.add("log", number_of(counters, "log_sequence") + " records in epoch " +
                            number_of(counters, "epoch") + ", " +
                            number_of(counters, "checkpoints") + " checkpoints since it was opened");

@@ -47,6 +47,19 @@ bool check_page(std::span<const std::byte> page, const PageIdentity& identity) {
                                           : segment_entries_are_valid(page);
 }
 
+std::optional<PageName> page_name(std::span<const std::byte> page) {
+  if (page.size() != kBlockBytes || !check_sealed_block(page, kPageMagic)) return std::nullopt;
+  ByteReader in(page.subspan(kSealBytes));
+  if (in.get<std::uint16_t>() != kPageVersion) return std::nullopt;
+  PageName name;
+  name.array = static_cast<ArrayKind>(in.get<std::uint8_t>());
+  name.level = in.get<std::uint8_t>();
+  name.index = load_little<std::uint64_t>(page.data() + 56);
+  if (name.array != ArrayKind::map && name.array != ArrayKind::segment_table) return std::nullopt;
+  if (name.level >= kPageLevels) return std::nullopt;
+  return name;
+}
+
 bool page_is_empty(std::span<const std::byte> page) {
   return std::all_of(page.begin() + kPageHeaderBytes, page.end(),
                      [](std::byte b) { return b == std::byte{0}; });
@@ -91,7 +104,7 @@ bool segment_entries_are_valid(std::span<const std::byte> page) {
     if (!in.ok() || state > 2 || owner != 0 || live > kBlocksMax || used > kBlocksMax) return false;
     // Absent entries of the first programs have the stream 1.
     if (state == 0 ? (epoch != 0 || live != 0 || used != 0 || stream > 1)
-                   : (epoch == 0 || stream < 1 || stream > 2)) {
+                   : (epoch == 0 || stream < 1 || stream > 3)) {
       return false;
     }
   }

@@ -16,6 +16,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <span>
 
 #include "base/bytes.h"
@@ -55,6 +56,14 @@ struct PageIdentity {
 void seal_page(std::span<std::byte> page, const PageIdentity& identity);
 // True when the page is intact and exactly the one asked for.
 bool check_page(std::span<const std::byte> page, const PageIdentity& identity);
+// Which page an intact one says it is, wherever it stands; the tree knows whether it is still in
+// use.
+struct PageName {
+  ArrayKind array = ArrayKind::map;
+  std::uint8_t level = 0;
+  std::uint64_t index = 0;
+};
+std::optional<PageName> page_name(std::span<const std::byte> page);
 // Whether every entry is zero.
 bool page_is_empty(std::span<const std::byte> page);
 
@@ -79,7 +88,7 @@ inline std::byte* child_at(std::byte* page, std::uint32_t slot) {
 
 // What the volume knows of one segment. 32 bytes: u64 epoch, u32 owner (0: this volume), u32 live
 // blocks, u32 used blocks (appended so far; final once sealed), u8 stream, u8 state, 10 zero.
-enum class SegmentStream : std::uint8_t { main = 1, pages = 2 };
+enum class SegmentStream : std::uint8_t { main = 1, pages = 2, cold = 3 };
 enum class SegmentState : std::uint8_t { absent = 0, open = 1, sealed = 2 };
 
 struct SegmentEntry {

@@ -25,6 +25,21 @@ constexpr std::uint64_t place(std::uint64_t segment, std::uint32_t block) {
   return BlockLocation::at(SegmentNumber{segment}, block).raw;
 }
 
+TEST(PageTest, AnIntactPageNamesItself) {
+  const auto leaf = page_name(golden_block("page_map_leaf"));
+  ASSERT_TRUE(leaf.has_value());
+  EXPECT_EQ(leaf->array, ArrayKind::map);
+  EXPECT_EQ(leaf->level, 0);
+  EXPECT_EQ(leaf->index, 0x0102030405u);
+  const auto table = page_name(golden_block("page_segment_leaf"));
+  ASSERT_TRUE(table.has_value());
+  EXPECT_EQ(table->array, ArrayKind::segment_table);
+  auto damaged = golden_block("page_map_leaf");
+  damaged[100] ^= std::byte{1};
+  EXPECT_FALSE(page_name(damaged).has_value());
+  EXPECT_FALSE(page_name(golden_block("record")).has_value());
+}
+
 TEST(PageTest, TheBytesOfAMapLeafNeverChange) {
   Bytes page(kBlockBytes);
   store_map_entry(map_entry_at(page.data(), 1), {BlockLocation::zero(), 0});
@@ -146,7 +161,7 @@ TEST(PageTest, SegmentEntriesOutOfRangeAreRefusedAlsoWithAGoodChecksum) {
   EXPECT_TRUE(refused(with<std::uint32_t>(good, present + 12, (1u << 24) + 1))) << "live";
   EXPECT_TRUE(refused(with<std::uint32_t>(good, present + 16, (1u << 24) + 1))) << "used";
   EXPECT_TRUE(refused(with<std::uint8_t>(good, present + 20, 0))) << "stream";
-  EXPECT_TRUE(refused(with<std::uint8_t>(good, present + 20, 3))) << "stream";
+  EXPECT_TRUE(refused(with<std::uint8_t>(good, present + 20, 4))) << "stream";
   EXPECT_TRUE(refused(with<std::uint8_t>(good, present + 21, 3))) << "state";
   EXPECT_TRUE(refused(with<std::uint8_t>(good, present + 21, 0))) << "absent, with content";
   for (std::size_t reserved = 22; reserved < 32; ++reserved) {

@@ -23,7 +23,9 @@ void encode_extent(std::byte* at, const RecordExtent& extent) {
   store_little(at + 12, static_cast<std::uint32_t>(extent.kind));
 }
 
-bool is_known_kind(std::uint32_t kind) { return kind >= 1 && kind <= 3; }
+bool is_known_kind(std::uint32_t kind) {
+  return kind >= 1 && kind <= 3;
+}
 
 }  // namespace
 
@@ -55,8 +57,7 @@ bool RecordBuilder::continues_last(BlockNumber first, ExtentKind kind) const {
 }
 
 std::uint32_t RecordBuilder::data_room(BlockNumber first, std::uint32_t wanted) const {
-  const std::size_t extents =
-      extent_count_ + (continues_last(first, ExtentKind::data) ? 0u : 1u);
+  const std::size_t extents = extent_count_ + (continues_last(first, ExtentKind::data) ? 0u : 1u);
   const std::size_t used = extents * kRecordExtentBytes + payload_blocks_ * std::size_t{4};
   if (used >= kRecordVariableBytes) return 0;
   const std::size_t room = (kRecordVariableBytes - used) / 4;
@@ -90,11 +91,11 @@ void RecordBuilder::add_checksum(std::uint32_t crc) {
   store_little(header_ + kBlockBytes - 4 * std::size_t{checksum_count_}, crc);
 }
 
-void RecordBuilder::finish(const RecordIdentity& identity, Sequence durable) {
+void RecordBuilder::finish(const RecordIdentity& identity, Sequence durable, RecordKind kind) {
   HOLDFAST_ASSERT(checksum_count_ == payload_blocks_ && extent_count_ != 0);
   ByteWriter out({header_ + kSealBytes, kRecordFixedBytes - kSealBytes});
   out.put<std::uint16_t>(kRecordVersion);
-  out.put<std::uint8_t>(static_cast<std::uint8_t>(RecordKind::write));
+  out.put<std::uint8_t>(static_cast<std::uint8_t>(kind));
   out.put<std::uint8_t>(0);
   out.put<std::uint32_t>(payload_blocks_);
   HOLDFAST_ASSERT(kSealBytes + out.position() == kIdentityOffset);
@@ -117,7 +118,8 @@ std::optional<RecordView> RecordView::parse(std::span<const std::byte> header) {
   view.header_ = header.data();
   ByteReader in(header.subspan(kSealBytes, kRecordFixedBytes - kSealBytes));
   if (in.get<std::uint16_t>() != kRecordVersion) return std::nullopt;
-  if (in.get<std::uint8_t>() != static_cast<std::uint8_t>(RecordKind::write)) return std::nullopt;
+  view.kind_ = static_cast<RecordKind>(in.get<std::uint8_t>());
+  if (view.kind_ != RecordKind::write && view.kind_ != RecordKind::copy) return std::nullopt;
   in.expect_zeros(1);
   view.payload_blocks_ = in.get<std::uint32_t>();
   in.get_bytes(view.identity_.volume.bytes);
@@ -145,6 +147,7 @@ std::optional<RecordView> RecordView::parse(std::span<const std::byte> header) {
       return std::nullopt;
     }
     if (extent.kind == ExtentKind::data) data_blocks += extent.block_count;
+    if (extent.kind != ExtentKind::data && view.kind_ == RecordKind::copy) return std::nullopt;
   }
   if (data_blocks != view.payload_blocks_) return std::nullopt;
   const std::size_t extents_end = kRecordFixedBytes + view.extent_count_ * kRecordExtentBytes;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// A record of the main log: one header block, then payload blocks. docs/format.md, "Record".
+// A record of the main log, or of what the cleaner copied: one header block, then payload blocks.
+// docs/format.md, "Record".
 //
 // Header block (4096 bytes):
 //   0 u32 magic "HFRC"   4 u32 CRC-32C of bytes 8..4095   8 u16 version   10 u8 kind   11 u8 zero
@@ -31,7 +32,10 @@ inline constexpr std::size_t kRecordFixedBytes = 72;
 inline constexpr std::size_t kRecordExtentBytes = 16;
 inline constexpr std::size_t kRecordVariableBytes = kBlockBytes - kRecordFixedBytes;
 
-enum class RecordKind : std::uint8_t { write = 1 };
+enum class RecordKind : std::uint8_t {
+  write = 1,
+  copy = 2,  // in a cold segment: blocks moved by the cleaner; not part of the log
+};
 enum class ExtentKind : std::uint8_t { data = 1, hole = 2, zero = 3 };
 
 struct RecordExtent {
@@ -69,7 +73,8 @@ class RecordBuilder {
   bool empty() const { return extent_count_ == 0; }
   // Completes and seals the header; may be called again with another place. `durable`: the sequence
   // up to which all records are known to be durable now.
-  void finish(const RecordIdentity& identity, Sequence durable = {});
+  void finish(const RecordIdentity& identity, Sequence durable = {},
+              RecordKind kind = RecordKind::write);
 
  private:
   bool continues_last(BlockNumber first, ExtentKind kind) const;
@@ -86,6 +91,7 @@ class RecordView {
  public:
   static std::optional<RecordView> parse(std::span<const std::byte> header);
 
+  RecordKind kind() const { return kind_; }
   const RecordIdentity& identity() const { return identity_; }
   Sequence durable() const { return durable_; }
   std::uint32_t payload_blocks() const { return payload_blocks_; }
@@ -96,6 +102,7 @@ class RecordView {
 
  private:
   const std::byte* header_ = nullptr;
+  RecordKind kind_ = RecordKind::write;
   RecordIdentity identity_;
   Sequence durable_;
   std::uint32_t payload_blocks_ = 0;

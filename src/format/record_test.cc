@@ -37,7 +37,9 @@ void add_other(RecordBuilder& builder, std::uint64_t first, std::uint32_t count,
   builder.add_extent({BlockNumber{first}, count, kind});
 }
 
-bool is_refused(const Bytes& bytes) { return !RecordView::parse(bytes).has_value(); }
+bool is_refused(const Bytes& bytes) {
+  return !RecordView::parse(bytes).has_value();
+}
 
 TEST(RecordTest, TheBytesNeverChange) {
   Bytes header(kBlockBytes, std::byte{0xee});
@@ -47,8 +49,7 @@ TEST(RecordTest, TheBytesNeverChange) {
   const auto add_payload = [&](std::uint64_t first, std::uint32_t count) {
     builder.add_extent({BlockNumber{first}, count, ExtentKind::data});
     for (std::uint32_t i = 0; i < count; ++i, ++block) {
-      builder.add_checksum(
-          crc32c(std::span(payload).subspan(block * kBlockBytes, kBlockBytes)));
+      builder.add_checksum(crc32c(std::span(payload).subspan(block * kBlockBytes, kBlockBytes)));
     }
   };
   add_payload(0x1000, 3);
@@ -81,6 +82,26 @@ TEST(RecordTest, TheGoldenBytesMeanWhatTheySay) {
   }
 }
 
+TEST(RecordTest, TheBytesOfARecordOfCopiesNeverChange) {
+  Bytes header(kBlockBytes, std::byte{0xee});
+  const Bytes payload = golden_payload();
+  RecordBuilder builder(header);
+  std::size_t index = 0;
+  for (const std::uint64_t block : {0x1000, 0x1001, 7}) {
+    builder.add_extent({BlockNumber{block}, 1, ExtentKind::data});
+    builder.add_checksum(crc32c(std::span(payload).subspan(index++ * kBlockBytes, kBlockBytes)));
+  }
+  RecordIdentity identity = golden_identity();
+  identity.sequence = Sequence{0x11};
+  builder.finish(identity, {}, RecordKind::copy);
+  EXPECT_EQ(first_difference(header, golden_block("record_of_copies")), -1);
+  const std::optional<RecordView> view = RecordView::parse(golden_block("record_of_copies"));
+  ASSERT_TRUE(view.has_value());
+  EXPECT_EQ(view->kind(), RecordKind::copy);
+  EXPECT_EQ(view->identity(), identity);
+  EXPECT_EQ(view->extent_count(), 2u);
+}
+
 TEST(RecordTest, EveryFlippedBitIsRefused) {
   expect_every_flip_refused(golden_block("record"), is_refused);
 }
@@ -91,7 +112,8 @@ TEST(RecordTest, FieldsOutOfRangeAreRefusedAlsoWithAGoodChecksum) {
   EXPECT_TRUE(is_refused(with<std::uint16_t>(good, 8, 0))) << "version";
   EXPECT_TRUE(is_refused(with<std::uint16_t>(good, 8, 2))) << "version";
   EXPECT_TRUE(is_refused(with<std::uint8_t>(good, 10, 0))) << "kind";
-  EXPECT_TRUE(is_refused(with<std::uint8_t>(good, 10, 2))) << "kind";
+  EXPECT_TRUE(is_refused(with<std::uint8_t>(good, 10, 2))) << "a copy has no holes";
+  EXPECT_TRUE(is_refused(with<std::uint8_t>(good, 10, 3))) << "kind";
   EXPECT_TRUE(is_refused(with<std::uint8_t>(good, 11, 1))) << "reserved";
   for (const std::uint32_t blocks : {0u, 3u, 5u, 128u, 0xffffffffu}) {
     EXPECT_TRUE(is_refused(with<std::uint32_t>(good, 12, blocks))) << "payload blocks " << blocks;
@@ -151,7 +173,7 @@ TEST(RecordBuilderTest, ExtentsThatContinueTheLastAreMergedWithIt) {
   add_data(builder, 10, 2);
   add_data(builder, 12, 3, 3);
   EXPECT_EQ(builder.extent_count(), 1u);
-  add_data(builder, 16, 1, 6);  // a gap
+  add_data(builder, 16, 1, 6);                  // a gap
   add_other(builder, 17, 1, ExtentKind::hole);  // another kind
   add_other(builder, 18, 7, ExtentKind::hole);
   add_other(builder, 25, 1, ExtentKind::zero);

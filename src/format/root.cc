@@ -10,22 +10,21 @@
 namespace holdfast::format {
 namespace {
 
-constexpr std::uint64_t kKnownIncompatibleFeatures = 0;
+constexpr std::uint64_t kKnownIncompatibleFeatures = kFeatureColdSegments;
 constexpr std::uint64_t kSegmentNumberEnd = std::uint64_t{1}
                                             << (64 - BlockLocation::kBlockIndexBits);
 
 // What no field contradicts on its own.
 bool fields_agree(const Root& root) {
   const auto is_place = [&](const BlockLocation& location) {
-    return location.is_hole() ||
-           (location.is_stored() && location.segment() < root.next_segment &&
-            location.block_index() < root.segment_bytes / kBlockBytes);
+    return location.is_hole() || (location.is_stored() && location.segment() < root.next_segment &&
+                                  location.block_index() < root.segment_bytes / kBlockBytes);
   };
   // A position may be at the end of its segment: the record then begins a later one.
   const auto is_end = [&](SegmentNumber segment, std::uint32_t blocks) {
-    return segment.value == 0 ? blocks == 0
-                              : segment < root.next_segment &&
-                                    blocks <= root.segment_bytes / kBlockBytes;
+    return segment.value == 0
+               ? blocks == 0
+               : segment < root.next_segment && blocks <= root.segment_bytes / kBlockBytes;
   };
   return root.segment_bytes >= limits::kSegmentBytesMin &&
          root.segment_bytes <= limits::kSegmentBytesMax && root.segment_bytes % kBlockBytes == 0 &&

@@ -26,6 +26,9 @@ namespace holdfast::format {
 inline constexpr std::uint32_t kRootMagic = 0x54524648;  // "HFRT"
 inline constexpr std::uint16_t kRootVersion = 1;
 
+// Incompatible feature bits of a root.
+inline constexpr std::uint64_t kFeatureColdSegments = 1;  // segments with records of kind copy
+
 // Where replay starts: the record `next_sequence` is at (segment, block_index), or begins a later
 // segment.
 struct LogPosition {

@@ -9,7 +9,9 @@
 namespace holdfast::format {
 namespace {
 
-RootId golden_id() { return {golden_volume(), Epoch{0x1112}, 0x1314}; }
+RootId golden_id() {
+  return {golden_volume(), Epoch{0x1112}, 0x1314};
+}
 
 Root golden_root() {
   Root root;
@@ -33,7 +35,9 @@ std::optional<ErrorCode> refusal(const Bytes& bytes) {
   const Result<Root> root = decode_root(bytes, golden_id());
   return root.ok() ? std::nullopt : std::optional(root.error().code());
 }
-bool is_corrupt(const Bytes& bytes) { return refusal(bytes) == ErrorCode::corrupt; }
+bool is_corrupt(const Bytes& bytes) {
+  return refusal(bytes) == ErrorCode::corrupt;
+}
 
 TEST(RootTest, TheBytesNeverChange) {
   EXPECT_EQ(first_difference(encode_root(golden_root()), golden_block("root")), -1);
@@ -100,10 +104,9 @@ TEST(RootTest, FieldsOutOfRangeAreCorruptAlsoWithAGoodChecksum) {
     EXPECT_TRUE(is_corrupt(with<std::uint64_t>(good, 56, bytes))) << bytes;
   }
   for (const std::size_t top : {64u, 72u}) {
-    for (const std::uint64_t raw :
-         {std::uint64_t{1}, std::uint64_t{0xffffff},
-          BlockLocation::at(SegmentNumber{0x21}, 8192).raw,
-          BlockLocation::at(SegmentNumber{no_segment}, 0).raw}) {
+    for (const std::uint64_t raw : {std::uint64_t{1}, std::uint64_t{0xffffff},
+                                    BlockLocation::at(SegmentNumber{0x21}, 8192).raw,
+                                    BlockLocation::at(SegmentNumber{no_segment}, 0).raw}) {
       EXPECT_TRUE(is_corrupt(with<std::uint64_t>(good, top, raw))) << top << " " << raw;
     }
   }

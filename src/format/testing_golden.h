@@ -22,7 +22,9 @@ namespace holdfast::format {
 
 using Bytes = std::vector<std::byte>;
 
-inline Uuid golden_volume() { return Uuid::parse("fedcba98-7654-4210-8123-456789abcdef").value(); }
+inline Uuid golden_volume() {
+  return Uuid::parse("fedcba98-7654-4210-8123-456789abcdef").value();
+}
 
 // Lines "offset: bytes", both hexadecimal; what no line names is zero.
 inline Bytes golden_block(const std::string& name) {

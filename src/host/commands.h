@@ -112,6 +112,10 @@ struct VolumeCounters {
   std::uint64_t log_bytes_written = 0;
   std::uint64_t checkpoints = 0;
   std::uint64_t replayed_records = 0;
+  std::uint64_t page_bytes_written = 0;
+  std::uint64_t cleaned_segments = 0;
+  std::uint64_t moved_bytes = 0;            // by the cleaner
+  std::uint64_t cleaner_bytes_written = 0;  // the same with headers, and what proved dead meanwhile
   Duration open_time{};
   std::uint64_t cached_page_bytes = 0;
   std::uint64_t retained_bytes = 0;

@@ -121,7 +121,8 @@ class Reader {
 
   Result<void> read_volume(const toml::node& node) {
     const toml::table* table = TRY(as_table(node, "volume"));
-    TRY(check_keys(*table, {"page_cache", "checkpoint_log", "checkpoint_idle_seconds"}));
+    TRY(check_keys(*table, {"page_cache", "checkpoint_log", "checkpoint_idle_seconds",
+                            "cleaner_start_percent", "cleaner_stop_percent"}));
     TRY(read_bytes(*table, "page_cache", limits::kPageCacheBytesMin, config_.page_cache_bytes));
     TRY(read_bytes(*table, "checkpoint_log", kMiB, config_.checkpoint_log_bytes));
     if (const toml::node* idle = table->get("checkpoint_idle_seconds")) {
@@ -131,6 +132,22 @@ class Reader {
       }
       config_.checkpoint_idle = Duration(static_cast<std::int64_t>(*seconds * 1e9));
     }
+    TRY(read_percent(*table, "cleaner_start_percent", config_.cleaner_start_percent));
+    TRY(read_percent(*table, "cleaner_stop_percent", config_.cleaner_stop_percent));
+    if (config_.cleaner_stop_percent > config_.cleaner_start_percent) {
+      return problem(node, "cleaner_stop_percent must not be above cleaner_start_percent");
+    }
+    return {};
+  }
+
+  Result<void> read_percent(const toml::table& table, const char* key, std::uint32_t& into) {
+    const toml::node* node = table.get(key);
+    if (node == nullptr) return {};
+    const auto percent = node->value_exact<std::int64_t>();
+    if (!percent.has_value() || *percent < 1 || *percent > 95) {
+      return problem(*node, std::string(key) + " must be a whole number from 1 to 95");
+    }
+    into = static_cast<std::uint32_t>(*percent);
     return {};
   }
 

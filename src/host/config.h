@@ -31,6 +31,8 @@ struct HostConfig {
   LogLevel log_level = LogLevel::info;
   std::uint64_t page_cache_bytes = limits::kPageCacheBytesDefault;
   std::uint64_t checkpoint_log_bytes = limits::kCheckpointLogBytes;
+  std::uint32_t cleaner_start_percent = limits::kCleanerStartPercent;
+  std::uint32_t cleaner_stop_percent = limits::kCleanerStopPercent;
   Duration checkpoint_idle = limits::kCheckpointIdle;
   std::size_t loops = 0;  // that serve volumes; 0: one per core, at most kServiceLoopsDefaultMax
   std::vector<PoolLocation> pools;

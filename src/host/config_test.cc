@@ -27,6 +27,8 @@ level = "debug"
 page_cache = "128M"
 checkpoint_log = 1073741824
 checkpoint_idle_seconds = 0.5
+cleaner_start_percent = 40
+cleaner_stop_percent = 20
 [pools]
 vms = "dir:/srv/vms"
 "web.1" = "dir:/srv/web"
@@ -42,6 +44,8 @@ vms = "dir:/srv/vms"
   EXPECT_EQ(config.page_cache_bytes, 128 * kMiB);
   EXPECT_EQ(config.checkpoint_log_bytes, kGiB);
   EXPECT_EQ(config.checkpoint_idle, 500ms);
+  EXPECT_EQ(config.cleaner_start_percent, 40u);
+  EXPECT_EQ(config.cleaner_stop_percent, 20u);
   ASSERT_EQ(config.pools.size(), 2u);
   EXPECT_EQ(config.pools[0].name, "vms");
   EXPECT_EQ(config.pools[0].location, "dir:/srv/vms");
@@ -75,6 +79,9 @@ TEST(ConfigTest, RefusalsNameTheLineAndTheProblem) {
   EXPECT_NE(refusal("log = 5").find("must be a table"), std::string::npos);
   EXPECT_NE(refusal("[log]\nlevel = \"loud\"").find("line 2: level must be"), std::string::npos);
   EXPECT_NE(refusal("[volume]\npage_cache = \"lots\"").find("is not a size"), std::string::npos);
+  EXPECT_NE(refusal("[volume]\ncleaner_start_percent = 0").find("from 1 to 95"), std::string::npos);
+  EXPECT_NE(refusal("[volume]\ncleaner_stop_percent = 50").find("must not be above"),
+            std::string::npos);
   EXPECT_NE(refusal("[volume]\npage_cache = 1").find("at least 1 MiB"), std::string::npos);
   EXPECT_NE(refusal("[volume]\npage_cache = -1").find("negative"), std::string::npos);
   EXPECT_NE(refusal("[volume]\ncheckpoint_idle_seconds = nan").find("0.1 to 3600"),

@@ -83,6 +83,8 @@ ShardVolume Host::shard_volume(const PoolEntry& entry, const VolumeName& name, V
                                bool read_only) const {
   ShardVolume volume{name, entry.pool->info(), id, {}};
   volume.options.checkpoint_log_bytes = config_.checkpoint_log_bytes;
+  volume.options.cleaner_start_percent = config_.cleaner_start_percent;
+  volume.options.cleaner_stop_percent = config_.cleaner_stop_percent;
   volume.options.checkpoint_idle = config_.checkpoint_idle;
   volume.options.read_only = read_only;
   return volume;

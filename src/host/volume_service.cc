@@ -26,6 +26,10 @@ VolumeCounters counters_of(const VolumeStatistics& now) {
   counters.log_bytes_written = now.log_bytes_written;
   counters.checkpoints = now.checkpoints;
   counters.replayed_records = now.replayed_records;
+  counters.page_bytes_written = now.page_bytes_written;
+  counters.cleaned_segments = now.cleaned_segments;
+  counters.moved_bytes = now.moved_blocks * kBlockBytes;
+  counters.cleaner_bytes_written = now.cleaner_bytes_written;
   counters.open_time = now.open_time;
   counters.cached_page_bytes = now.cached_page_bytes;
   counters.retained_bytes = now.retained_bytes;

@@ -50,6 +50,7 @@ Duration HoldTracker::Operation::failed(HoldReason reason, std::string_view deta
     held_ = true;
     ++state.waiting;
   }
+  if (tracker_.observer_) tracker_.observer_();
   return backoff_.next();
 }
 

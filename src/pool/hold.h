@@ -8,6 +8,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <string>
 
 #include "base/limits.h"
@@ -56,6 +57,8 @@ class HoldTracker {
  public:
   explicit HoldTracker(Executor& executor) : executor_(executor) {}
   void set_name(std::string name) { name_ = std::move(name); }
+  // Called whenever an operation has to wait.
+  void set_observer(std::function<void()> observer) { observer_ = std::move(observer); }
   const HoldState& state() const { return state_; }
 
   // One operation that retries: constructed idle, held from the first failed() to its end.
@@ -78,6 +81,7 @@ class HoldTracker {
  private:
   Executor& executor_;
   std::string name_;
+  std::function<void()> observer_;
   HoldState state_;
 };
 

@@ -15,5 +15,7 @@ inline constexpr bool kFlushWithoutSync = HOLDFAST_CANARY == 2;
 inline constexpr bool kPublishBeforePagesAreDurable = HOLDFAST_CANARY == 3;
 inline constexpr bool kIgnoreChecksums = HOLDFAST_CANARY == 4;
 inline constexpr bool kFreeBeforeCheckpoint = HOLDFAST_CANARY == 5;
+inline constexpr bool kMoveBeforeCopiesAreDurable = HOLDFAST_CANARY == 6;
+inline constexpr bool kMoveWithoutLooking = HOLDFAST_CANARY == 7;
 
 }  // namespace holdfast::canary

@@ -66,6 +66,7 @@ void VolumeImpl::after_activity() {
   const bool many_dirty =
       memory_.wants_checkpoint() && map_.dirty_count() >= limits::kPagesPerVolumeMin;
   if ((log_is_long || many_dirty) && !checkpoint_running_) want_checkpoint();
+  maybe_clean();
 }
 
 void VolumeImpl::on_idle_timer(void* context) {
@@ -100,9 +101,11 @@ Task<void> VolumeImpl::checkpoint_now() {
   checkpoint_running_ = true;
   checkpoint_wanted_ = false;
   co_await checkpoint_once();
+  victims_.clear();
   checkpoint_running_ = false;
   checkpoint_done_.notify_all();
   wake_crowded();
+  maybe_clean();
 }
 
 // --- One checkpoint ---
@@ -225,6 +228,7 @@ void VolumeImpl::freeze(Flush& flush) {
   root.segment_table_top = table.top();
   root.position = log_.position();
   root.next_segment = store_.next_number();
+  if (has_cold_segments_) root.incompatible_features |= format::kFeatureColdSegments;
   root.page_segment = SegmentNumber{};
   root.page_segment_used_blocks = 0;
   if (!page_segments_.empty()) {
@@ -293,6 +297,7 @@ Task<void> VolumeImpl::write_page_runs(Flush* flush) {
       co_await sleep_for(executor_, held.failed(reason, detail));
     }
     held.succeeded();
+    statistics_.page_bytes_written += count * kBlockBytes;
     store_.release(*segment);
   }
   --flush->lanes_running;

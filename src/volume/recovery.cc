@@ -92,6 +92,7 @@ Task<Result<void>> VolumeImpl::recover(const std::vector<RootId>& roots, Monoton
   log_.start(epoch_, expected);
   co_await checkpoint_now();  // publishes (epoch, 0): from here on the old epoch's log is sealed
   statistics_.open_time = executor_.now() - begin;
+  serving_ = true;
   tasks_.spawn(tidy_after_recovery());
   co_return Result<void>{};
 }
@@ -130,7 +131,8 @@ Task<Result<std::vector<VolumeImpl::Replay>>> VolumeImpl::find_chain(
                           "; open the volume again once the storage answers");
     }
     const std::optional<RecordView> record = RecordView::parse(block.span());
-    if (!record.has_value()) continue;  // never written, or torn: nothing in it was acknowledged
+    // Never written, or torn: nothing in it was acknowledged. Copies are no part of the log.
+    if (!record.has_value() || record->kind() != format::RecordKind::write) continue;
     part.first = part.next = record->identity().sequence;
     if (record->identity() != format::RecordIdentity{id_, id.epoch, id.number, 0, part.first} ||
         part.first < root_.position.next_sequence) {
@@ -213,7 +215,7 @@ Task<std::uint32_t> VolumeImpl::replay_window(Replay& part, std::span<const std:
   while (used < window_blocks && part.next < limit) {
     const std::span<const std::byte> header = bytes.subspan(used * kBlockBytes, kBlockBytes);
     const std::optional<RecordView> record = RecordView::parse(header);
-    if (!record.has_value() ||
+    if (!record.has_value() || record->kind() != format::RecordKind::write ||
         record->identity() !=
             format::RecordIdentity{id_, part.id.epoch, part.id.number, part.at, part.next}) {
       break;
@@ -362,6 +364,7 @@ Task<void> VolumeImpl::tidy_after_recovery() {
     if (!trimmed.ok()) log_warning("volume " + info_.name + ": " + trimmed.error().message());
   }
   trims_.clear();
+  maybe_clean();
 }
 
 }  // namespace holdfast

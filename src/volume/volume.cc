@@ -50,6 +50,7 @@ VolumeImpl::VolumeImpl(Executor& executor, Pool& pool, VolumeId id, VolumeOption
   info_.id = id;
   info_.size_bytes = root.size_bytes;
   info_.read_only = options.read_only;
+  hold_.set_observer([this] { maybe_clean(); });
 }
 
 VolumeImpl::~VolumeImpl() {
@@ -290,6 +291,8 @@ Task<Result<void>> VolumeImpl::close() {
   }
   while (requests_active_ != 0 || !completed_.empty()) co_await drained_.wait();
   executor_.cancel(idle_timer_);
+  while (cleaning_) co_await drained_.wait();
+  seal_cold();
   while (checkpoint_running_ || checkpoint_wanted_) co_await checkpoint_done_.wait();
   while (!log_.everything_synced()) {
     log_.request_sync(false);

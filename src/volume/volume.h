@@ -39,6 +39,10 @@ struct VolumeOptions {
   Duration checkpoint_idle = limits::kCheckpointIdle;
   std::uint64_t retained_bytes_max = limits::kRetainedBytesMax;
   bool read_only = false;
+  // The cleaner works while garbage is more than this share of the sealed segments, from the first
+  // figure until the second. Above 100: never.
+  std::uint32_t cleaner_start_percent = limits::kCleanerStartPercent;
+  std::uint32_t cleaner_stop_percent = limits::kCleanerStopPercent;
 };
 
 struct VolumeStatistics {
@@ -62,6 +66,11 @@ struct VolumeStatistics {
   std::uint64_t log_bytes_written = 0;
   std::uint64_t checkpoints = 0;
   std::uint64_t replayed_records = 0;  // by this open
+  std::uint64_t page_bytes_written = 0;
+  // The cleaner, since open.
+  std::uint64_t cleaned_segments = 0;
+  std::uint64_t moved_blocks = 0;
+  std::uint64_t cleaner_bytes_written = 0;
   Duration open_time{};
   // Bounded memory.
   std::uint64_t cached_page_bytes = 0;

@@ -12,6 +12,7 @@
 #include <memory>
 #include <string>
 #include <unordered_map>
+#include <unordered_set>
 #include <utility>
 #include <vector>
 
@@ -128,6 +129,33 @@ class VolumeImpl final : public Volume, private MainLogClient {
   Task<void> publish(const format::Root& root);
   Task<void> remove_dead(std::vector<SegmentNumber> dead);
 
+  // cleaner.cc
+  struct Cleaning;
+  struct Garbage {
+    std::uint64_t sealed_blocks = 0;  // of segments with anything live
+    std::uint64_t live_blocks = 0;
+    SegmentNumber victim;  // 0: none is worth it
+    std::uint64_t garbage_blocks() const { return sealed_blocks - live_blocks; }
+  };
+  Garbage measure_garbage();
+  bool wants_cleaning(const Garbage& garbage, std::uint32_t percent) const;
+  double urgency(const Garbage& garbage) const;
+  void maybe_clean();
+  Task<void> clean();
+  Task<void> pace_cleaning(MonotonicTime began);
+  Task<bool> clean_segment(SegmentNumber victim);
+  Task<std::uint32_t> gather(Cleaning& cleaning, std::uint32_t at,
+                             std::span<const std::byte> bytes);
+  Task<format::MapEntry> map_entry(std::uint64_t block);
+  Task<void> take_copy(Cleaning& cleaning, std::uint64_t block, format::MapEntry entry,
+                       std::span<const std::byte> bytes);
+  Task<bool> make_cold_room(std::uint32_t blocks);
+  void seal_cold();
+  Task<void> write_copies(Cleaning& cleaning);
+  Task<void> sync_copies(Cleaning& cleaning);
+  Task<void> move_references(Cleaning& cleaning);
+  Task<void> dirty_pages(Cleaning& cleaning, std::uint32_t at, std::span<const std::byte> bytes);
+
   // recovery.cc
   struct Replay;
   struct FoundRecord;
@@ -214,6 +242,20 @@ class VolumeImpl final : public Volume, private MainLogClient {
   std::vector<RootId> old_roots_;           // published and superseded, to be removed
   Condition checkpoint_done_;
   Timer idle_timer_;
+  // The cleaner.
+  struct ColdSegment {
+    Segment* segment = nullptr;  // null: none is open
+    std::uint32_t next_block = 0;
+    Sequence sequence;  // of records of copies, for people who read them
+  };
+  ColdSegment cold_;
+  bool serving_ = false;  // recovery is over
+  bool cleaning_ = false;
+  bool has_cold_segments_ = false;
+  double clean_urgency_ = 0;
+  std::uint64_t segments_when_measured_ = 0;
+  std::unordered_set<std::uint64_t> victims_;      // since the last checkpoint
+  std::unordered_set<std::uint64_t> uncleanable_;  // hold damaged blocks
   // Recovery: what it replayed, and up to where that is known to be durable.
   std::vector<ReplayedRecord> replayed_;
   Sequence durable_;
