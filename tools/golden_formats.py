@@ -293,7 +293,8 @@ def main():
     if sys.argv[1:] == ["--seeds"]:
         write_seeds()
         return 0
-    files = {"record": record(), "record_of_copies": record_of_copies(), "page_map_leaf": map_leaf(), "page_map_inner": map_inner(),
+    files = {"record": record(), "record_of_copies": record_of_copies(),
+             "page_map_leaf": map_leaf(), "page_map_inner": map_inner(),
              "page_segment_leaf": segment_leaf(), "root": root()}
     texts = {f"{name}.hex": dump(data) for name, data in files.items()}
     texts["pool_v1_rewritten.dump"] = dump_pool(rewritten_pool())

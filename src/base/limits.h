@@ -95,7 +95,7 @@ inline constexpr Duration kNbdHandshakeTime = 10s;
 inline constexpr std::size_t kNbdBlockStatusExtentsMax = 1024;
 
 // vhost-user-blk.
-inline constexpr std::uint32_t kVhostQueuesMax = 16;
+inline constexpr std::uint32_t kVhostQueuesMax = 64;
 inline constexpr std::uint32_t kVhostQueueSizeMax = 1024;  // descriptors of one queue
 // What a guest is told that one request may have; and what is accepted, header and status included.
 inline constexpr std::uint32_t kVhostSegmentsPerRequest = 126;

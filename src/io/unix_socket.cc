@@ -24,6 +24,7 @@ namespace {
 constexpr int kSocketBufferBytes = 1 << 20;
 constexpr std::size_t kVectorsPerCallMax = IOV_MAX;
 constexpr Duration kAcceptRetryDelay = 100ms;
+constexpr int kTransientRetriesMax = 64;
 
 void enlarge_buffers(int descriptor) {
   // The first form passes the system's limit where we may; neither is needed for correctness.
@@ -73,6 +74,7 @@ class Connection final : public LoopOrphan {
     HOLDFAST_ASSERT(!sending_.in_flight);
     vectors_ = vectors;
     sent_descriptor_ = descriptor;
+    send_retries_ = 0;
     skip_sent(0);
     begin(sending_, request);
   }
@@ -179,10 +181,15 @@ class Connection final : public LoopOrphan {
 
   void finish_send(int result) {
     if (!orphaned_) {
-      if (result == -EINTR || result == -EAGAIN) return loop_.start(sending_);
+      // A socket that the peer has made non-blocking is not waited for by the kernel: a few tries,
+      // then it counts as one that cannot be written.
+      if (result == -EINTR || (result == -EAGAIN && ++send_retries_ < kTransientRetriesMax)) {
+        return loop_.start(sending_);
+      }
       if (result > 0) {
         sending_.request->transferred += static_cast<std::size_t>(result);
         sent_descriptor_ = -1;
+        send_retries_ = 0;
         skip_sent(static_cast<std::size_t>(result));
         if (!vectors_.empty()) return loop_.start(sending_);
       }
@@ -224,6 +231,7 @@ class Connection final : public LoopOrphan {
   std::span<iovec> vectors_;
   msghdr message_{};
   int sent_descriptor_ = -1;
+  int send_retries_ = 0;
   alignas(cmsghdr) std::byte send_control_[CMSG_SPACE(sizeof(int))] = {};
   bool orphaned_ = false;
 };

@@ -276,7 +276,7 @@ TEST_F(VhostInflightTest, ShapesThatDoNotFitAreRefused) {
   EXPECT_FALSE(set(payload(1024, 0, 1, 64)));
   EXPECT_FALSE(set(payload(64 * kKiB, 0, 0, 64)));
   EXPECT_FALSE(set(payload(64 * kKiB, 0, 1, 0)));
-  EXPECT_FALSE(set(payload(64 * kKiB, 0, 17, 64)));
+  EXPECT_FALSE(set(payload(1024 * kKiB, 0, 65, 64)));
   EXPECT_FALSE(set(payload(64 * kKiB, 0, 1, 1025)));
   EXPECT_EQ(fault_count(VhostFault::message_refused), 9u);
   EXPECT_FALSE(frontend_->tell(MessageType::set_inflight_fd, payload(64 * kKiB, 0, 1, 64)));

@@ -198,8 +198,6 @@ Session::Answer Session::set_memory_table(Message& message) {
 
 void Session::find_rings_again() {
   for (const auto& queue : queues_) queue->find_rings_again();
-  device_.executor.defer(device_.publish);  // what was done while a queue had none
-  is_awake_ = true;
 }
 
 Session::Answer Session::change_region(Message& message, bool is_added) {
@@ -220,7 +218,7 @@ Session::Answer Session::change_region(Message& message, bool is_added) {
 
 void Session::forget_leaving_regions() {
   device_.memory.forget_leaving();
-  for (const auto& queue : queues_) queue->find_rings_again();
+  find_rings_again();
 }
 
 // --- Rings ---

@@ -439,7 +439,7 @@ TEST_F(VhostMessageTest, AQueueThatWasStoppedBeforeItRanWaitsForAnotherKick) {
 TEST_F(VhostMessageTest, TheConfigurationSpaceIsByteForByteThis) {
   const Bytes expected = Payload()
                              .put(std::uint64_t{2048})     // sectors: 1 MiB
-                             .put(std::uint32_t{1 << 20})  // size_max
+                             .put(std::uint32_t{1 << 18})  // size_max
                              .put(std::uint32_t{126})      // seg_max
                              .put(std::uint32_t{0})        // geometry
                              .put(std::uint32_t{512})      // blk_size
@@ -449,7 +449,7 @@ TEST_F(VhostMessageTest, TheConfigurationSpaceIsByteForByteThis) {
                              .put(std::uint32_t{512})      // optimal I/O: 256 KiB
                              .put(std::uint8_t{1})         // write-back
                              .put(std::uint8_t{0})         //
-                             .put(std::uint16_t{16})       // queues
+                             .put(std::uint16_t{64})       // queues
                              .put(std::uint32_t{2097152})  // discard: 1 GiB
                              .put(std::uint32_t{32})       // segments
                              .put(std::uint32_t{8})        // alignment

@@ -55,7 +55,7 @@ bool Queue::find_rings() {
 }
 
 void Queue::find_rings_again() {
-  if (state_ != State::stopped) has_rings_ = find_rings();
+  if (state_ != State::stopped && !find_rings()) device_.break_down(VhostFault::ring_address);
 }
 
 void Queue::start(QueueInflight inflight) {
@@ -65,8 +65,7 @@ void Queue::start(QueueInflight inflight) {
   if (size > limits::kVhostQueueSizeMax || (size & (size - 1)) != 0) {
     return device_.break_down(VhostFault::ring_setup);
   }
-  has_rings_ = find_rings();
-  if (!has_rings_) return device_.break_down(VhostFault::ring_address);
+  if (!find_rings()) return device_.break_down(VhostFault::ring_address);
   size_ = static_cast<std::uint16_t>(size);
   requests_ = std::vector<Request>(size_);
   published_.reserve(size_);
@@ -178,11 +177,10 @@ bool Queue::ask_for_kick() {
 }
 
 bool Queue::publish() {
-  // Where nobody can be answered any more, those who stop need not wait.
-  if (device_.is_broken || (!has_rings_ && state_ == State::stopping)) {
+  if (device_.is_broken) {
     while (Request* request = done_.pop_front()) release(*request);
   }
-  if (done_.empty() || !has_rings_) {
+  if (done_.empty()) {
     note_idle();
     return false;
   }

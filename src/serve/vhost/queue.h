@@ -66,8 +66,7 @@ class Queue {
   bool is_running() const { return state_ == State::running; }
   bool is_stopped() const { return state_ == State::stopped; }
   std::uint16_t next_available() const { return next_available_; }
-  // After the guest's memory has changed. Without its rings a queue pauses: a front-end may take
-  // their region away and add it anew.
+  // After the guest's memory has changed. Without its rings the device is broken.
   void find_rings_again();
 
   // Takes what is available; true if there was anything.
@@ -85,7 +84,7 @@ class Queue {
 
   // queue.cc: the rings
   bool takes_requests() const {
-    return state_ == State::running && setup_.enabled && has_rings_ && !device_.is_broken;
+    return state_ == State::running && setup_.enabled && !device_.is_broken;
   }
   bool find_rings();
   bool take(std::uint16_t head, bool is_resumed);
@@ -121,7 +120,6 @@ class Queue {
   std::byte* descriptors_ = nullptr;
   std::byte* available_ = nullptr;
   std::byte* used_ = nullptr;
-  bool has_rings_ = false;
   std::uint16_t size_ = 0;
   std::uint16_t next_available_ = 0;
   std::uint16_t used_index_ = 0;
