@@ -118,11 +118,24 @@ Json to_json(const PoolReport& report) {
 }
 
 Json to_json(const AttachmentReport& report) {
+  Json clients = nullptr;
+  Json faults = Json::object();
+  Json resumed = nullptr;
+  Json broken = nullptr;
+  if (report.clients.has_value()) {
+    clients = report.clients->count;
+    resumed = report.clients->resumed_requests;
+    broken = report.clients->broken_devices;
+    for (const auto& [name, count] : report.clients->faults) faults[name] = count;
+  }
   return {{"protocol", report.protocol},
           {"read_only", report.read_only},
           {"socket", report.socket_path},
           {"uri", text_or_null(report.uri)},
-          {"clients", or_null(report.clients)},
+          {"clients", clients},
+          {"resumed_requests", resumed},
+          {"broken_devices", broken},
+          {"client_faults", faults},
           {"since_unix_seconds", report.since.unix_seconds},
           {"loop", report.loop}};
 }

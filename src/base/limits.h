@@ -60,7 +60,7 @@ inline constexpr Duration kCleanerIdleTime = 100ms;  // without requests: no res
 inline constexpr std::size_t kVolumeRequestsMax = 1024;
 inline constexpr std::size_t kVolumeReadsInFlightMax = 512;  // disk reads
 inline constexpr std::uint32_t kReadBlocksMax = 128;         // of one disk read
-inline constexpr std::uint32_t kReadVectorsMax = 16;
+inline constexpr std::uint32_t kReadVectorsMax = 130;  // a page each, at any alignment
 // Leaves that one record pins, and leaves that one request walks before others have a turn.
 inline constexpr std::size_t kRecordLeavesMax = 128;
 inline constexpr std::uint32_t kLeavesPerTurnMax = 512;

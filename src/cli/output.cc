@@ -212,6 +212,11 @@ std::string volume_details(const Json& volume) {
     details.add("socket", or_unknown(text_of(attachment, "socket")));
     const std::string uri = text_of(attachment, "uri");
     if (!uri.empty()) details.add("uri", uri);  // NBD has one, vhost-user-blk has none
+    std::string faults;
+    for (const auto& [name, count] : member(attachment, "client_faults").items()) {
+      faults += (faults.empty() ? "" : ", ") + name + " " + count.dump();
+    }
+    if (!faults.empty()) details.add("client faults", faults);
   }
   const Json& counters = member(volume, "statistics");
   if (counters.is_object()) {

@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "base/ids.h"
@@ -76,12 +77,22 @@ struct PoolReport {
   std::optional<std::uint64_t> provisioned_bytes;  // sum of the volumes' sizes
 };
 
+// What a frontend knows of its clients.
+struct ClientReport {
+  std::uint64_t count = 0;
+  // vhost-user: requests in flight when a daemon died and run again by this one; devices whose
+  // guests broke the rules of their queues.
+  std::uint64_t resumed_requests = 0;
+  std::uint64_t broken_devices = 0;
+  std::vector<std::pair<std::string, std::uint64_t>> faults;  // what clients did wrong, if anything
+};
+
 struct AttachmentReport {
   std::string protocol;
   bool read_only = false;
   std::string socket_path;
   std::string uri;  // of NBD
-  std::optional<std::uint64_t> clients;
+  std::optional<ClientReport> clients;
   WallTime since;
   std::size_t loop = 0;  // that it is served on
 };

@@ -7,13 +7,26 @@
 namespace holdfast {
 namespace {
 
+void add_fault(ClientReport& report, std::string_view name, std::uint64_t count) {
+  if (count != 0) report.faults.emplace_back(name, count);
+}
+
 class NbdFrontend final : public Frontend {
  public:
   NbdFrontend(Executor& executor, NbdExport exported) : server_(executor, std::move(exported)) {}
 
   void accept(std::unique_ptr<Stream> stream) override { server_.accept(std::move(stream)); }
   Task<void> close() override { return server_.close(); }
-  std::size_t client_count() const override { return server_.connection_count(); }
+  ClientReport report() const override {
+    ClientReport report;
+    report.count = server_.connection_count();
+    const NbdStatistics& statistics = server_.statistics();
+    for (std::size_t i = 0; i < kNbdFaultCount; ++i) {
+      const auto fault = static_cast<NbdFault>(i);
+      add_fault(report, nbd_fault_name(fault), statistics.fault_count(fault));
+    }
+    return report;
+  }
 
  private:
   NbdServer server_;
@@ -26,7 +39,18 @@ class VhostFrontend final : public Frontend {
 
   void accept(std::unique_ptr<Stream> stream) override { server_.accept(std::move(stream)); }
   Task<void> close() override { return server_.close(); }
-  std::size_t client_count() const override { return server_.session_count(); }
+  ClientReport report() const override {
+    ClientReport report;
+    report.count = server_.session_count();
+    const VhostStatistics& statistics = server_.statistics();
+    report.resumed_requests = statistics.requests_resumed;
+    report.broken_devices = statistics.devices_broken;
+    for (std::size_t i = 0; i < kVhostFaultCount; ++i) {
+      const auto fault = static_cast<VhostFault>(i);
+      add_fault(report, vhost_fault_name(fault), statistics.fault_count(fault));
+    }
+    return report;
+  }
   void size_changed() override { server_.announce_size(); }
 
  private:

@@ -29,7 +29,7 @@ class Frontend {
   // Takes no more clients, cuts those there are, and waits until every request in the device has
   // completed.
   virtual Task<void> close() = 0;
-  virtual std::size_t client_count() const = 0;
+  virtual ClientReport report() const = 0;
   // The device has another size: tells the clients, where the protocol has a word for it.
   virtual void size_changed() {}
 };

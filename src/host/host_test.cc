@@ -474,7 +474,7 @@ TEST_F(HostTest, OverviewsAddUp) {
   const auto attached = show(disk_);
   ASSERT_TRUE(attached.ok());
   EXPECT_TRUE(attached->counters.has_value());
-  EXPECT_EQ(attached->attachment->clients, 0u);
+  EXPECT_EQ(attached->attachment->clients->count, 0u);
   EXPECT_FALSE(show({"vms", "disk2"})->counters.has_value());
 }
 

@@ -98,7 +98,7 @@ std::optional<ServiceReport> VolumeService::report() const {
   if (!is_open()) return std::nullopt;
   ServiceReport report;
   report.size_bytes = volume_->info().size_bytes;
-  report.clients = frontend_->client_count();
+  report.clients = frontend_->report();
   const VolumeStatistics now = volume_->statistics();
   report.counters = counters_of(now);
   if (now.hold.reason == HoldReason::none) return report;

@@ -46,7 +46,7 @@ struct ServiceSettings {
 // Plain data, for the host to keep.
 struct ServiceReport {
   std::uint64_t size_bytes = 0;
-  std::size_t clients = 0;
+  ClientReport clients;
   VolumeCounters counters;
   std::optional<HoldReport> hold;
 };

@@ -91,8 +91,8 @@ struct DiskRead {
   AlignedBuffer bounce;
   IovecCursor target;  // the request's memory for the wanted bytes
   std::uint32_t vector_count = 0;
-  std::array<iovec, limits::kReadVectorsMax> vectors{};
-  std::array<iovec, limits::kReadVectorsMax> io_vectors{};
+  std::array<iovec, limits::kReadVectorsMax> vectors;
+  std::array<iovec, limits::kReadVectorsMax> io_vectors;
   std::array<std::uint32_t, limits::kReadBlocksMax> checksums{};
 };
 

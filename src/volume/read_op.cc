@@ -199,7 +199,8 @@ void VolumeImpl::submit_disk_read(DiskRead& read) {
     read.vectors[0] = {read.bounce.data(), read.block_count * kBlockBytes};
     read.vector_count = 1;
   }
-  read.io_vectors = read.vectors;  // the transfer may modify them
+  // The transfer may modify them.
+  std::copy_n(read.vectors.begin(), read.vector_count, read.io_vectors.begin());
   read.io.operation = FileOperation::read;
   read.io.offset_bytes = read.location.block_index() * kBlockBytes;
   read.io.vectors = read.io_vectors.data();

@@ -176,6 +176,18 @@ bool Queue::ask_for_kick() {
   return available_index() != next_available_;
 }
 
+void Queue::stop_asking() {
+  if (!asked_for_kick_ || !takes_requests()) return;
+  asked_for_kick_ = false;
+  if (device_.event_index) {
+    // An index that is behind already is never passed.
+    store_shared(used_ + kRingHeaderBytes + kUsedEntryBytes * size_,
+                 static_cast<std::uint16_t>(next_available_ - 1));
+  } else {
+    store_shared(used_, kUsedNoNotify);
+  }
+}
+
 bool Queue::publish() {
   if (device_.is_broken) {
     while (Request* request = done_.pop_front()) release(*request);

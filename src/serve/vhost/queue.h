@@ -73,6 +73,8 @@ class Queue {
   bool take_requests();
   // Before sleeping: asks for a kick. True if something became available meanwhile.
   bool ask_for_kick();
+  // While somebody looks anyway: takes the wish for a kick back. Until the next ask_for_kick().
+  void stop_asking();
   // Answers what is done, with at most one interrupt; true if there was anything.
   bool publish();
   void signal_error() const {

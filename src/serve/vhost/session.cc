@@ -233,7 +233,10 @@ void Session::publish() {
   if (has_published) {
     last_publish_ = device_.executor.now();
     look_until_ = last_publish_ + window_;
-    if (window_ > Duration::zero()) wake();
+    if (window_ > Duration::zero()) {
+      wake();
+      for (Queue* queue : running_) queue->stop_asking();
+    }
   }
   if (device_.is_stalled && !device_.long_requests.is_exhausted()) {
     device_.is_stalled = false;
