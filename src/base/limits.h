@@ -51,8 +51,10 @@ inline constexpr Duration kCheckpointIdle = 2s;
 // The cleaner: shares of garbage in sealed segments, in percent.
 inline constexpr std::uint32_t kCleanerStartPercent = 30;
 inline constexpr std::uint32_t kCleanerStopPercent = 28;
-inline constexpr std::uint32_t kCleanerFullSpeedPercent = 5;  // above the start: no rests
-inline constexpr double kCleanerRestRatioMax = 4;             // rest per time of work
+// Beside a busy guest it waits for so much more garbage, and is at its fastest with that much more.
+inline constexpr std::uint32_t kCleanerBusyPercent = 20;
+inline constexpr std::uint32_t kCleanerFullSpeedPercent = 50;
+inline constexpr double kCleanerRestRatioMax = 6;  // rest per time of work
 inline constexpr Duration kCleanerRestMax = 200ms;
 inline constexpr Duration kCleanerIdleTime = 100ms;  // without requests: no rests either
 
@@ -60,7 +62,7 @@ inline constexpr Duration kCleanerIdleTime = 100ms;  // without requests: no res
 inline constexpr std::size_t kVolumeRequestsMax = 1024;
 inline constexpr std::size_t kVolumeReadsInFlightMax = 512;  // disk reads
 inline constexpr std::uint32_t kReadBlocksMax = 128;         // of one disk read
-inline constexpr std::uint32_t kReadVectorsMax = 130;  // a page each, at any alignment
+inline constexpr std::uint32_t kReadVectorsMax = 130;        // a page each, at any alignment
 // Leaves that one record pins, and leaves that one request walks before others have a turn.
 inline constexpr std::size_t kRecordLeavesMax = 128;
 inline constexpr std::uint32_t kLeavesPerTurnMax = 512;
@@ -128,9 +130,9 @@ inline constexpr std::size_t kOpensPerPoolAndLoopMax = 8;  // volumes that recov
 inline constexpr Duration kRestoreTime = 15s;  // a start waits this long for pools that hang
 inline constexpr Duration kReopenDelayMin = 500ms;
 inline constexpr Duration kReopenDelayMax = 15s;
-inline constexpr Duration kStatusTime = 1s;       // `status` waits this long for pools and loops
-inline constexpr Duration kDetachTime = 5s;       // then a detach goes on in the background
-inline constexpr Duration kStopTime = 20s;        // a clean stop; then as a crash: nothing is lost
+inline constexpr Duration kStatusTime = 1s;  // `status` waits this long for pools and loops
+inline constexpr Duration kDetachTime = 5s;  // then a detach goes on in the background
+inline constexpr Duration kStopTime = 20s;   // a clean stop; then as a crash: nothing is lost
 inline constexpr std::size_t kStateFileBytes = 512 * kKiB;  // each of two, allocated beforehand
 
 // Logs.

@@ -117,6 +117,10 @@ Task<void> VolumeImpl::clean() {
     const Garbage garbage = measure_garbage();
     if (!wants_cleaning(garbage, options_.cleaner_stop_percent)) break;
     clean_urgency_ = urgency(garbage);
+    if (clean_urgency_ <= 0 && guest_is_busy()) {
+      co_await sleep_for(executor_, limits::kCleanerRestMax);
+      continue;
+    }
     victims_.insert(garbage.victim.value);
     const bool is_done = co_await clean_segment(garbage.victim);
     if (is_done) {
@@ -134,21 +138,24 @@ Task<void> VolumeImpl::clean() {
   drained_.notify_all();
 }
 
-// 0 where cleaning could stop, 1 where garbage is far beyond the start.
+bool VolumeImpl::guest_is_busy() const {
+  return executor_.now() - last_request_ < limits::kCleanerIdleTime || requests_active_ != 0;
+}
+
+// 0 where a busy guest comes first, 1 where garbage is far beyond the start.
 double VolumeImpl::urgency(const Garbage& garbage) const {
   if (hold_.state().reason == HoldReason::space) return 1;
   const double percent = 100.0 * static_cast<double>(garbage.garbage_blocks()) /
                          static_cast<double>(std::max<std::uint64_t>(1, garbage.sealed_blocks));
-  const double stop = options_.cleaner_stop_percent;
+  const double start = options_.cleaner_start_percent + limits::kCleanerBusyPercent;
   const double full = options_.cleaner_start_percent + limits::kCleanerFullSpeedPercent;
-  return std::clamp((percent - stop) / (full - stop), 0.0, 1.0);
+  return std::clamp((percent - start) / (full - start), 0.0, 1.0);
 }
 
 // After each piece of work: rests the longer, the less urgent it is, while a guest is busy.
 Task<void> VolumeImpl::pace_cleaning(MonotonicTime began) {
   const Duration work = executor_.now() - began;
-  const bool guest_is_busy = executor_.now() - last_activity_ < limits::kCleanerIdleTime;
-  if (!guest_is_busy || clean_urgency_ >= 1) co_return;
+  if (!guest_is_busy() || clean_urgency_ >= 1) co_return;
   const double rest =
       static_cast<double>(work.count()) * limits::kCleanerRestRatioMax * (1 - clean_urgency_);
   co_await sleep_for(executor_,

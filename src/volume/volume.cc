@@ -74,6 +74,7 @@ void VolumeImpl::set_name(const std::string& name) {
 // --- Admission ---
 
 void VolumeImpl::submit(BlockRequest& request) {
+  last_request_ = executor_.now();
   const BlockStatus status = check(request);
   if (status != BlockStatus::ok) {
     complete_later(request, status);

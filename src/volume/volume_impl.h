@@ -140,6 +140,7 @@ class VolumeImpl final : public Volume, private MainLogClient {
   Garbage measure_garbage();
   bool wants_cleaning(const Garbage& garbage, std::uint32_t percent) const;
   double urgency(const Garbage& garbage) const;
+  bool guest_is_busy() const;
   void maybe_clean();
   Task<void> clean();
   Task<void> pace_cleaning(MonotonicTime began);
@@ -233,7 +234,8 @@ class VolumeImpl final : public Volume, private MainLogClient {
   std::uint64_t checkpoints_done_ = 0;
   std::uint64_t log_bytes_at_checkpoint_ = 0;
   Sequence checkpoint_sequence_;  // applied as of the newest root
-  MonotonicTime last_activity_{};
+  MonotonicTime last_activity_{};  // something was applied
+  MonotonicTime last_request_{};   // a request came
   struct PageSegment {
     Segment* segment;
     std::uint32_t next_block;
