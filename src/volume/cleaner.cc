@@ -23,13 +23,13 @@
 #include "base/log.h"
 #include "io/file_io.h"
 #include "volume/canary.h"
+#include "volume/leaf_walk.h"
 #include "volume/volume_impl.h"
 
 namespace holdfast {
 
 using format::BlockLocation;
 using format::ExtentKind;
-using format::kMapEntriesPerPage;
 using format::MapEntry;
 using format::RecordExtent;
 using format::RecordKind;
@@ -229,7 +229,9 @@ Task<std::uint32_t> VolumeImpl::gather(Cleaning& cleaning, std::uint32_t at,
         const std::uint32_t index = used + 1 + payload_index;
         const BlockLocation place = BlockLocation::at(cleaning.victim, at + index);
         const std::uint64_t block = extent.first_block.value + k;
-        const MapEntry entry = co_await map_entry(block);
+        const PagedArray::Lookup found = co_await map_.get(0, leaf_of(block), false);
+        if (found.outcome != PageOutcome::ready) continue;
+        const MapEntry entry = map_entry_of(*found.page, block);
         if (entry.location != place) continue;
         co_await take_copy(cleaning, block, entry, bytes.subspan(index * kBlockBytes, kBlockBytes));
       }
@@ -237,16 +239,6 @@ Task<std::uint32_t> VolumeImpl::gather(Cleaning& cleaning, std::uint32_t at,
     used += 1 + view->payload_blocks();
   }
   co_return used;
-}
-
-// What the map shows now; a hole where it cannot say.
-Task<MapEntry> VolumeImpl::map_entry(std::uint64_t block) {
-  const std::uint64_t leaf = block / kMapEntriesPerPage;
-  PagedArray::Lookup found{PageOutcome::ready, map_.find_leaf(leaf)};
-  if (found.page == nullptr) found = co_await map_.get(0, leaf, false);
-  if (found.outcome != PageOutcome::ready) co_return MapEntry{};
-  const auto slot = static_cast<std::uint32_t>(block % kMapEntriesPerPage);
-  co_return format::load_map_entry(format::map_entry_at(found.page->image, slot));
 }
 
 Task<void> VolumeImpl::take_copy(Cleaning& cleaning, std::uint64_t block, MapEntry entry,
@@ -339,19 +331,9 @@ Task<void> VolumeImpl::move_references(Cleaning& cleaning) {
   for (const Cleaning::Move& move : cleaning.written) {
     // Dirty pages must leave room for the guest's; it is a checkpoint that makes it.
     if (is_crowded()) co_await checkpoint_now();
-    const std::uint64_t leaf = move.block / kMapEntriesPerPage;
-    PagedArray::Lookup found{PageOutcome::ready, map_.find_leaf(leaf)};
-    if (found.page == nullptr) found = co_await map_.get(0, leaf, false);
+    const PagedArray::Lookup found = co_await map_.get(0, leaf_of(move.block), false);
     if (found.outcome != PageOutcome::ready) continue;
-    const auto slot = static_cast<std::uint32_t>(move.block % kMapEntriesPerPage);
-    MapEntry entry = format::load_map_entry(format::map_entry_at(found.page->image, slot));
-    if (entry.location != move.from && !canary::kMoveWithoutLooking) continue;
-    const BlockLocation before = entry.location;
-    entry.location = move.to;
-    format::store_map_entry(format::map_entry_at(map_.writable(*found.page), slot), entry);
-    if (before.is_stored()) store_.add_live(before.segment(), -1);
-    store_.add_live(move.to.segment(), 1);
-    ++statistics_.moved_blocks;
+    if (move_reference(*found.page, move.block, move.from, move.to)) ++statistics_.moved_blocks;
   }
   cleaning.written.clear();
 }

@@ -1,11 +1,24 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// How operations get at map leaves: shared by reads and writes.
+// How operations get at map leaves and what stands in them.
 #pragma once
 
 #include "volume/volume_impl.h"
 
 namespace holdfast {
+
+inline std::uint64_t leaf_of(std::uint64_t block) {
+  return block / format::kMapEntriesPerPage;
+}
+
+inline std::byte* map_entry_bytes(std::byte* image, std::uint64_t block) {
+  return format::map_entry_at(image,
+                              static_cast<std::uint32_t>(block % format::kMapEntriesPerPage));
+}
+
+inline format::MapEntry map_entry_of(const Page& leaf, std::uint64_t block) {
+  return format::load_map_entry(map_entry_bytes(leaf.image, block));
+}
 
 template <typename Op>
 void VolumeImpl::on_leaf(PageWaiter& waiter, PageOutcome outcome, Page*) {

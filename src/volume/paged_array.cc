@@ -15,44 +15,33 @@ using format::BlockLocation;
 using format::kChildrenPerPage;
 using format::kPageLevels;
 
-// Resumes a coroutine with the outcome of a load, which it starts if nobody has. A load that needs
-// no I/O ends inside await_suspend, which then does not suspend: a walk over many such pages is a
-// loop, not a recursion.
-class PagedArray::Awaiter {
- public:
-  Awaiter(PagedArray& array, Page& page, bool start) : array_(array), page_(page), start_(start) {
-    waiter_.on_page = &Awaiter::on_page;
-    waiter_.context = this;
-  }
-  Awaiter(const Awaiter&) = delete;
-  Awaiter& operator=(const Awaiter&) = delete;
-  ~Awaiter() { waiter_.link.unlink(); }
-  bool await_ready() const noexcept { return false; }
-  bool await_suspend(std::coroutine_handle<> waiting) {
-    handle_ = waiting;
-    page_.waiters.push_back(waiter_);
-    if (!start_) return true;
-    array_.loads_.spawn(array_.load(&page_));
-    start_ = false;
-    return !answered_;
-  }
-  Lookup await_resume() const noexcept { return result_; }
+bool PagedArray::Awaiter::await_ready() {
+  Page* const page = array_.find(level_, index_);
+  if (page == nullptr || !page->ready) return false;
+  array_.memory_.touch(*page);
+  result_ = {PageOutcome::ready, page};
+  return true;
+}
 
- private:
-  static void on_page(PageWaiter& waiter, PageOutcome outcome, Page* page) {
-    auto* self = static_cast<Awaiter*>(waiter.context);
-    self->result_ = {outcome, page};
-    self->answered_ = true;
-    if (!self->start_) self->handle_.resume();
-  }
-  PagedArray& array_;
-  Page& page_;
-  bool start_;  // until the load was started
-  bool answered_ = false;
-  PageWaiter waiter_;
-  Lookup result_;
-  std::coroutine_handle<> handle_;
-};
+bool PagedArray::Awaiter::await_suspend(std::coroutine_handle<> waiting) {
+  handle_ = waiting;
+  Page* page = array_.find(level_, index_);
+  starting_ = page == nullptr;
+  if (starting_) page = &array_.insert(level_, index_, create_);
+  page->create |= create_;
+  page->waiters.push_back(waiter_);
+  if (!starting_) return true;
+  array_.loads_.spawn(array_.load(page));
+  starting_ = false;
+  return !answered_;
+}
+
+void PagedArray::Awaiter::on_page(PageWaiter& waiter, PageOutcome outcome, Page* page) {
+  auto* self = static_cast<Awaiter*>(waiter.context);
+  self->result_ = {outcome, page};
+  self->answered_ = true;
+  if (!self->starting_) self->handle_.resume();
+}
 
 PagedArray::PagedArray(format::ArrayKind kind, VolumeId volume, PageMemory& memory,
                        PageStorage& storage)
@@ -127,18 +116,6 @@ std::uint64_t PagedArray::absent_until(std::uint64_t leaf) {
     child_leaves *= kChildrenPerPage;
   }
   return child_leaves;  // the whole tree is absent
-}
-
-Task<PagedArray::Lookup> PagedArray::get(std::uint8_t level, std::uint64_t index, bool create) {
-  Page* page = find(level, index);
-  if (page != nullptr && page->ready) {
-    memory_.touch(*page);
-    co_return Lookup{PageOutcome::ready, page};
-  }
-  const bool start = page == nullptr;
-  if (start) page = &insert(level, index, create);
-  page->create |= create;
-  co_return co_await Awaiter(*this, *page, start);
 }
 
 Task<void> PagedArray::load(Page* page) {

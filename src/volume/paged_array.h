@@ -13,6 +13,7 @@
 // Thread: the executor's.
 #pragma once
 
+#include <coroutine>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -91,8 +92,10 @@ class PagedArray {
   void load_leaf(std::uint64_t leaf, bool create, PageWaiter& waiter);
   // For a leaf that a load found absent: the first leaf behind it that may not be.
   std::uint64_t absent_until(std::uint64_t leaf);
-  // For coroutines. Pin the page before the next suspension.
-  Task<Lookup> get(std::uint8_t level, std::uint64_t index, bool create);
+  // For coroutines: `const Lookup found = co_await array.get(...)`. Costs no more than find_leaf()
+  // where the page is resident. Pin the page before the next suspension.
+  class Awaiter;
+  Awaiter get(std::uint8_t level, std::uint64_t index, bool create);
 
   static void pin(Page& page);
   static void unpin(Page& page);
@@ -118,7 +121,6 @@ class PagedArray {
 
  private:
   friend class PageMemory;
-  class Awaiter;
   static std::uint64_t key(std::uint8_t level, std::uint64_t index) {
     return (std::uint64_t{level} << 56) | index;
   }
@@ -141,5 +143,40 @@ class PagedArray {
   std::uint64_t inner_count_ = 0;
   TaskScope loads_;
 };
+
+// Resumes a coroutine with the outcome of a load, which it starts if nobody has. A load that needs
+// no I/O ends inside await_suspend, which then does not suspend: a walk over many such pages is a
+// loop, not a recursion.
+class PagedArray::Awaiter {
+ public:
+  Awaiter(PagedArray& array, std::uint8_t level, std::uint64_t index, bool create)
+      : array_(array), level_(level), create_(create), index_(index) {
+    waiter_.on_page = &Awaiter::on_page;
+    waiter_.context = this;
+  }
+  Awaiter(const Awaiter&) = delete;
+  Awaiter& operator=(const Awaiter&) = delete;
+  ~Awaiter() { waiter_.link.unlink(); }
+  bool await_ready();
+  bool await_suspend(std::coroutine_handle<> waiting);
+  Lookup await_resume() const noexcept { return result_; }
+
+ private:
+  static void on_page(PageWaiter& waiter, PageOutcome outcome, Page* page);
+
+  PagedArray& array_;
+  const std::uint8_t level_;
+  const bool create_;
+  bool starting_ = false;  // inside the call that starts the load
+  bool answered_ = false;
+  const std::uint64_t index_;
+  PageWaiter waiter_;
+  Lookup result_;
+  std::coroutine_handle<> handle_;
+};
+
+inline PagedArray::Awaiter PagedArray::get(std::uint8_t level, std::uint64_t index, bool create) {
+  return {*this, level, index, create};
+}
 
 }  // namespace holdfast

@@ -17,18 +17,7 @@ namespace holdfast {
 
 using format::BlockLocation;
 using format::kMapEntriesPerPage;
-using format::load_map_entry;
-using format::map_entry_at;
 using format::MapEntry;
-
-namespace {
-
-MapEntry entry_of(const Page& leaf, std::uint64_t block) {
-  return load_map_entry(
-      map_entry_at(leaf.image, static_cast<std::uint32_t>(block % kMapEntriesPerPage)));
-}
-
-}  // namespace
 
 // --- Walking the map ---
 
@@ -83,10 +72,10 @@ void VolumeImpl::run(ReadOp& op) {
 // operation waits and will be run again.
 bool VolumeImpl::read_run(ReadOp& op, Page& leaf, std::uint64_t block, std::uint64_t leaf_end) {
   const std::uint64_t blocks_end = std::min(leaf_end, divide_up(op.end, kBlockBytes));
-  const MapEntry first = entry_of(leaf, block);
+  const MapEntry first = map_entry_of(leaf, block);
   std::uint64_t run_end = block + 1;
   if (!first.location.is_stored()) {
-    while (run_end < blocks_end && !entry_of(leaf, run_end).location.is_stored()) ++run_end;
+    while (run_end < blocks_end && !map_entry_of(leaf, run_end).location.is_stored()) ++run_end;
     const std::uint64_t to = std::min(op.end, run_end * kBlockBytes);
     op.payload.fill_zeros(to - op.cursor);
     op.cursor = to;
@@ -109,7 +98,7 @@ bool VolumeImpl::read_run(ReadOp& op, Page& leaf, std::uint64_t block, std::uint
   read->first_block = block;
   read->checksums[0] = first.checksum;
   while (run_end < blocks_end && run_end - block < limits::kReadBlocksMax) {
-    const MapEntry next = entry_of(leaf, run_end);
+    const MapEntry next = map_entry_of(leaf, run_end);
     if (next.location.raw != first.location.raw + (run_end - block)) break;
     read->checksums[run_end - block] = next.checksum;
     ++run_end;
@@ -135,8 +124,9 @@ Task<void> VolumeImpl::open_segment_then_run(ReadOp* op, BlockLocation location)
   }
   // It may have been freed while we waited, because the block was written anew.
   const std::uint64_t block = op->cursor / kBlockBytes;
-  const PagedArray::Lookup found = co_await map_.get(0, block / kMapEntriesPerPage, false);
-  if (found.outcome == PageOutcome::ready && entry_of(*found.page, block).location == location) {
+  const PagedArray::Lookup found = co_await map_.get(0, leaf_of(block), false);
+  if (found.outcome == PageOutcome::ready &&
+      map_entry_of(*found.page, block).location == location) {
     note_corrupt(location);
     log_error("volume " + info_.name + ": " + segment.error().message());
     op->status = BlockStatus::medium_error;
@@ -264,10 +254,10 @@ Task<BlockStatus> VolumeImpl::read_block_again(std::uint64_t block, MapEntry ent
     }
     const Result<void> read = co_await store_.read_block(entry.location, into);
     if (read.ok() && crc32c(into) == entry.checksum) co_return BlockStatus::ok;
-    const PagedArray::Lookup found = co_await map_.get(0, block / kMapEntriesPerPage, false);
+    const PagedArray::Lookup found = co_await map_.get(0, leaf_of(block), false);
     if (found.outcome == PageOutcome::damaged) co_return BlockStatus::medium_error;
     MapEntry now;  // a hole, where the leaf is absent
-    if (found.outcome == PageOutcome::ready) now = entry_of(*found.page, block);
+    if (found.outcome == PageOutcome::ready) now = map_entry_of(*found.page, block);
     if (now.location == entry.location) {
       note_corrupt(entry.location);
       co_return BlockStatus::medium_error;
@@ -362,8 +352,7 @@ Task<Result<std::vector<BlockExtent>>> VolumeImpl::block_status(std::uint64_t of
   while (offset_bytes < end) {
     std::uint64_t block = offset_bytes / kBlockBytes;
     const std::uint64_t leaf = block / kMapEntriesPerPage;
-    PagedArray::Lookup found{PageOutcome::ready, map_.find_leaf(leaf)};
-    if (found.page == nullptr) found = co_await map_.get(0, leaf, false);
+    const PagedArray::Lookup found = co_await map_.get(0, leaf, false);
     if (found.outcome == PageOutcome::damaged) {
       co_return Error(ErrorCode::corrupt, "a page of the block map is damaged");
     }
@@ -374,7 +363,7 @@ Task<Result<std::vector<BlockExtent>>> VolumeImpl::block_status(std::uint64_t of
     }
     bool full = false;
     for (; block < (leaf + 1) * kMapEntriesPerPage && offset_bytes < end && !full; ++block) {
-      full = !add((block + 1) * kBlockBytes, entry_of(*found.page, block).location);
+      full = !add((block + 1) * kBlockBytes, map_entry_of(*found.page, block).location);
     }
     if (full) break;
   }

@@ -85,6 +85,8 @@ class VolumeImpl final : public Volume, private MainLogClient {
   void apply_extent(const format::RecordExtent& extent, format::BlockLocation location,
                     const std::byte* header, std::uint32_t payload_index);
   Task<void> relocate(LogRecord& record) override;
+  bool move_reference(Page& leaf, std::uint64_t block, format::BlockLocation from,
+                      format::BlockLocation to);
   void log_has_room() override;
   void log_synced() override;
 
@@ -147,7 +149,6 @@ class VolumeImpl final : public Volume, private MainLogClient {
   Task<bool> clean_segment(SegmentNumber victim);
   Task<std::uint32_t> gather(Cleaning& cleaning, std::uint32_t at,
                              std::span<const std::byte> bytes);
-  Task<format::MapEntry> map_entry(std::uint64_t block);
   Task<void> take_copy(Cleaning& cleaning, std::uint64_t block, format::MapEntry entry,
                        std::span<const std::byte> bytes);
   Task<bool> make_cold_room(std::uint32_t blocks);
@@ -233,7 +234,7 @@ class VolumeImpl final : public Volume, private MainLogClient {
   bool checkpoint_wanted_ = false;
   std::uint64_t checkpoints_done_ = 0;
   std::uint64_t log_bytes_at_checkpoint_ = 0;
-  Sequence checkpoint_sequence_;  // applied as of the newest root
+  Sequence checkpoint_sequence_;   // applied as of the newest root
   MonotonicTime last_activity_{};  // something was applied
   MonotonicTime last_request_{};   // a request came
   struct PageSegment {

@@ -6,6 +6,7 @@
 
 #include "base/assert.h"
 #include "base/crc32c.h"
+#include "volume/canary.h"
 #include "volume/leaf_walk.h"
 #include "volume/volume_impl.h"
 
@@ -286,8 +287,7 @@ void VolumeImpl::apply_extent(const RecordExtent& extent, BlockLocation location
     }
     std::byte* const image = map_.writable(*leaf);
     for (; block < leaf_end; ++block) {
-      std::byte* const at =
-          format::map_entry_at(image, static_cast<std::uint32_t>(block % kMapEntriesPerPage));
+      std::byte* const at = map_entry_bytes(image, block);
       const BlockLocation old = format::load_map_entry(at).location;
       if (old.is_stored()) {
         if (old.segment() != run_segment) {
@@ -323,21 +323,27 @@ Task<void> VolumeImpl::relocate(LogRecord& record) {
     if (extent.kind != ExtentKind::data) continue;
     for (std::uint64_t block = extent.first_block.value;
          block < extent.first_block.value + extent.block_count; ++block, ++payload_index) {
-      const std::uint64_t leaf = block / kMapEntriesPerPage;
-      PagedArray::Lookup found{PageOutcome::ready, map_.find_leaf(leaf)};
-      if (found.page == nullptr) found = co_await map_.get(0, leaf, false);
+      const PagedArray::Lookup found = co_await map_.get(0, leaf_of(block), false);
       if (found.outcome != PageOutcome::ready) continue;
-      const auto slot = static_cast<std::uint32_t>(block % kMapEntriesPerPage);
-      const BlockLocation before{record.old_payload.raw + payload_index};
-      MapEntry entry = format::load_map_entry(format::map_entry_at(found.page->image, slot));
-      if (entry.location != before) continue;
-      entry.location =
+      const auto to =
           BlockLocation::at(record.segment->number, record.block_index + 1 + payload_index);
-      format::store_map_entry(format::map_entry_at(map_.writable(*found.page), slot), entry);
-      store_.add_live(before.segment(), -1);
-      store_.add_live(entry.location.segment(), 1);
+      move_reference(*found.page, block, BlockLocation{record.old_payload.raw + payload_index}, to);
     }
   }
+}
+
+// Makes the map show `to` where it still shows `from`; returns whether it did. A newer version of
+// the block is never hidden: nothing suspends between looking and changing.
+bool VolumeImpl::move_reference(Page& leaf, std::uint64_t block, BlockLocation from,
+                                BlockLocation to) {
+  MapEntry entry = map_entry_of(leaf, block);
+  const BlockLocation before = entry.location;
+  if (before != from && !canary::kMoveWithoutLooking) return false;
+  entry.location = to;
+  format::store_map_entry(map_entry_bytes(map_.writable(leaf), block), entry);
+  if (before.is_stored()) store_.add_live(before.segment(), -1);
+  store_.add_live(to.segment(), 1);
+  return true;
 }
 
 // --- Ending ---
