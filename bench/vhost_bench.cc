@@ -12,6 +12,7 @@
 #include <atomic>
 #include <bit>
 #include <chrono>
+#include <cmath>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
@@ -32,7 +33,10 @@ using Clock = std::chrono::steady_clock;
 constexpr const char* kUsage =
     "usage: vhost_bench --socket PATH [--op randread|randwrite|read|write|write+flush|fill]\n"
     "         [--queues N] [--depth N] [--block-bytes N] [--seconds S] [--size-bytes N]\n"
-    "         [--poll-us N] [--queue-size N]\n"
+    "         [--poll-us N] [--queue-size N] [--zipf THETA]\n"
+    "--zipf: some blocks are more popular than others, the one of rank r as r to the power "
+    "-THETA;\n"
+    "they are spread over the disk (random operations).\n"
     "write+flush: each write is followed by a flush, the pair counts once. fill: the whole disk\n"
     "once, and a flush.\n";
 
@@ -46,6 +50,7 @@ struct Options {
   std::uint64_t size_bytes = 0;  // 0: the whole disk
   std::uint64_t poll_us = 0;
   std::uint64_t queue_size = 0;  // 0: 128 as QEMU has it, or as many as the depth needs
+  double zipf_theta = 0;         // 0: all blocks are alike
 
   bool is_read() const { return op == "randread" || op == "read"; }
   bool is_random() const { return op != "read" && op != "write" && op != "fill"; }
@@ -110,6 +115,39 @@ class Histogram {
   std::uint64_t max_ = 0;
 };
 
+// Ranks from 0 with probabilities proportional to (rank + 1)^-theta, without a table: Hörmann and
+// Derflinger, "Rejection-inversion to generate variates from monotone discrete distributions"
+// (1996).
+class Zipf {
+ public:
+  Zipf(std::uint64_t count, double theta)
+      : theta_(theta), low_(integral(0.5)), high_(integral(static_cast<double>(count) + 0.5)) {}
+
+  // `random()` gives numbers from [0, 1).
+  template <typename Random>
+  std::uint64_t operator()(Random random) const {
+    for (;;) {
+      const double x = inverse(low_ + random() * (high_ - low_));
+      const double rank = std::floor(x + 0.5);
+      // The rank's own share of the strip under the curve that x came from.
+      const double strip = integral(rank + 0.5) - integral(rank - 0.5);
+      if (random() * strip <= std::pow(rank, -theta_)) return static_cast<std::uint64_t>(rank) - 1;
+    }
+  }
+
+ private:
+  double integral(double x) const {
+    return theta_ == 1 ? std::log(x) : std::pow(x, 1 - theta_) / (1 - theta_);
+  }
+  double inverse(double y) const {
+    return theta_ == 1 ? std::exp(y) : std::pow(y * (1 - theta_), 1 / (1 - theta_));
+  }
+
+  double theta_;
+  double low_;
+  double high_;
+};
+
 // One queue's load. Slots are the requests in flight; the tag is the slot's number.
 class Worker {
  public:
@@ -119,6 +157,7 @@ class Worker {
         type_(options.is_read() ? VIRTIO_BLK_T_IN : VIRTIO_BLK_T_OUT),
         blocks_(options.size_bytes / options.block_bytes),
         random_(number * 0x9e3779b97f4a7c15U + 1),
+        zipf_(blocks_, options.zipf_theta),
         slots_(options.depth) {
     const std::uint64_t share = blocks_ / options.queues;
     next_block_ = share * number;
@@ -182,7 +221,13 @@ class Worker {
   void begin(std::size_t index) {
     if (options_.op == "fill" ? next_block_ == last_block_ : now_ >= end_) return;
     std::uint64_t block = 0;
-    if (options_.is_random()) {
+    if (options_.is_random() && options_.zipf_theta != 0) {
+      const std::uint64_t rank =
+          zipf_([this] { return static_cast<double>(next() >> 11U) * 0x1p-53; });
+      // A prime, so that every rank has a block of its own.
+      constexpr std::uint64_t kSpread = 2654435761;
+      block = static_cast<std::uint64_t>(static_cast<unsigned __int128>(rank) * kSpread % blocks_);
+    } else if (options_.is_random()) {
       // Multiplication instead of a remainder: no division a request.
       block = static_cast<std::uint64_t>((static_cast<unsigned __int128>(next()) * blocks_) >> 64U);
     } else {
@@ -221,6 +266,7 @@ class Worker {
   std::uint64_t next_block_ = 0;
   std::uint64_t last_block_ = 0;
   std::uint64_t random_;
+  Zipf zipf_;
   std::vector<Slot> slots_;
   std::vector<Completion> completions_;
   Clock::time_point now_;
@@ -251,6 +297,8 @@ Options parse(int argc, char** argv) {
       options.socket = text;
     } else if (name == "--op") {
       options.op = text;
+    } else if (name == "--zipf") {
+      options.zipf_theta = std::strtod(text, nullptr);
     } else if (name == "--seconds") {
       options.seconds = std::strtod(text, nullptr);
     } else {

@@ -51,11 +51,29 @@ inline constexpr Duration kCheckpointIdle = 2s;
 // The cleaner: shares of garbage in sealed segments, in percent.
 inline constexpr std::uint32_t kCleanerStartPercent = 30;
 inline constexpr std::uint32_t kCleanerStopPercent = 28;
-// Beside a busy guest it waits for so much more garbage, and is at its fastest with that much more.
-inline constexpr std::uint32_t kCleanerBusyPercent = 20;
-inline constexpr std::uint32_t kCleanerFullSpeedPercent = 50;
-inline constexpr double kCleanerRestRatioMax = 6;  // rest per time of work
-inline constexpr Duration kCleanerRestMax = 200ms;
+// Its haste beside a busy guest: 1 at the start, where it frees as much as the guest takes, and 1
+// more for every so many points of garbage beyond, up to a bound.
+inline constexpr double kCleanerHastePercent = 2;
+inline constexpr double kCleanerHasteMax = 3;
+// So much beyond the start, a guest that the cleaner cannot keep up with waits for it: each write
+// at most so long.
+inline constexpr double kCleanerPressurePercent = 10;
+inline constexpr Duration kCleanerPressureTimeMax = 20ms;
+inline constexpr double kCleanerCreditBlocksMax = 4096;  // of transfers: how far it may fall behind
+inline constexpr double kCleanerIdleBlocksPerSecond = 640;  // beside a guest that does not write
+inline constexpr double kCleanerVictimLiveMax = 0.95;       // of its blocks: more is not worth it
+// One request of its own at a time to the disk, of at most so many blocks; more when it is behind,
+// or nobody else wants the disk.
+inline constexpr std::uint32_t kCleanerStepBlocks = 32;
+inline constexpr std::uint32_t kCleanerStepBlocksMax = 128;
+inline constexpr std::size_t kCleanerMovesPerTurnMax = 128;  // map entries
+inline constexpr std::size_t kCleanerPagesPerTurnMax = 64;   // of the segment table, looked through
+inline constexpr std::size_t kCleanersPerLoopMax = 8;        // volumes that clean at a time
+inline constexpr std::size_t kUrgentCleanersPerLoopMax = 8;  // more, whose guests wait for space
+// Garbage whose segments wait for a checkpoint: an eighth of all segments, within these bounds.
+inline constexpr std::uint64_t kUnfreedSegmentsMin = 4;
+inline constexpr std::uint64_t kUnfreedBytesMax = 512 * kMiB;
+inline constexpr std::uint64_t kUnfreedShareDivisor = 8;
 inline constexpr Duration kCleanerIdleTime = 100ms;  // without requests: no rests either
 
 // Requests inside one volume at a time; more wait in the submitter's own objects.

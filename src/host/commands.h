@@ -127,6 +127,11 @@ struct VolumeCounters {
   std::uint64_t cleaned_segments = 0;
   std::uint64_t moved_bytes = 0;            // by the cleaner
   std::uint64_t cleaner_bytes_written = 0;  // the same with headers, and what proved dead meanwhile
+  std::uint64_t cleaner_bytes_read = 0;
+  std::uint64_t sealed_bytes = 0;  // segments with anything live that are not written any more
+  std::uint64_t sealed_live_bytes = 0;
+  std::uint64_t unfreed_bytes = 0;   // segments that the next checkpoint frees
+  std::uint64_t delayed_writes = 0;  // that waited for the cleaner
   Duration open_time{};
   std::uint64_t cached_page_bytes = 0;
   std::uint64_t retained_bytes = 0;

@@ -54,6 +54,7 @@ Task<Result<ServiceReport>> ServiceShard::open(ServiceSettings settings, ShardVo
   // Recoveries side by side, but not so many that each of them takes long.
   while (place.opens_under_way >= limits::kOpensPerPoolAndLoopMax) co_await place.opened.wait();
   volume.options.page_memory = &page_memory_;
+  volume.options.cleaner_turns = &cleaner_turns_;
   ++place.opens_under_way;
   const auto opened = co_await target.open(*place.pool, volume.id, volume.options);
   --place.opens_under_way;
@@ -79,6 +80,7 @@ Task<Result<ServiceReport>> ServiceShard::resize(VolumeName name, std::uint64_t 
 Task<Result<void>> ServiceShard::resize_detached(ShardVolume volume, std::uint64_t size_bytes) {
   View& place = view(volume);
   volume.options.page_memory = &page_memory_;
+  volume.options.cleaner_turns = &cleaner_turns_;
   CO_TRY_ASSIGN(
       const std::unique_ptr<Volume> opened,
       co_await Volume::open(environment_.executor, *place.pool, volume.id, volume.options));

@@ -16,6 +16,7 @@
 #include "host/run_on.h"
 #include "host/volume_service.h"
 #include "pool/pool.h"
+#include "volume/cleaner_turns.h"
 #include "volume/page_memory.h"
 
 namespace holdfast {
@@ -25,7 +26,7 @@ struct ShardVolume {
   VolumeName name;
   PoolInfo pool;
   VolumeId id;
-  VolumeOptions options;  // but the page memory, which is the shard's
+  VolumeOptions options;  // but what the volumes of a loop share, which is the shard's
 };
 
 // The volumes of one loop and what they share. Each of its pools is a view (pool/open_pool.h), made
@@ -63,6 +64,7 @@ class ServiceShard {
 
   const ServiceEnvironment environment_;
   PageMemory page_memory_;
+  CleanerTurns cleaner_turns_;
   std::map<std::string, std::unique_ptr<View>> views_;
   std::map<VolumeName, std::unique_ptr<VolumeService>> services_;
   std::shared_ptr<TaskScope> scope_;  // last: its tasks use all of the above

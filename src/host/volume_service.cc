@@ -30,6 +30,11 @@ VolumeCounters counters_of(const VolumeStatistics& now) {
   counters.cleaned_segments = now.cleaned_segments;
   counters.moved_bytes = now.moved_blocks * kBlockBytes;
   counters.cleaner_bytes_written = now.cleaner_bytes_written;
+  counters.cleaner_bytes_read = now.cleaner_bytes_read;
+  counters.sealed_bytes = now.sealed_bytes;
+  counters.sealed_live_bytes = now.sealed_live_bytes;
+  counters.unfreed_bytes = now.unfreed_bytes;
+  counters.delayed_writes = now.delayed_writes;
   counters.open_time = now.open_time;
   counters.cached_page_bytes = now.cached_page_bytes;
   counters.retained_bytes = now.retained_bytes;

@@ -65,7 +65,9 @@ void VolumeImpl::after_activity() {
       log_.bytes_written() - log_bytes_at_checkpoint_ >= options_.checkpoint_log_bytes;
   const bool many_dirty =
       memory_.wants_checkpoint() && map_.dirty_count() >= limits::kPagesPerVolumeMin;
-  if ((log_is_long || many_dirty) && !checkpoint_running_) want_checkpoint();
+  if ((log_is_long || many_dirty || has_much_unfreed()) && !checkpoint_running_) {
+    want_checkpoint();
+  }
   maybe_clean();
 }
 
@@ -102,6 +104,8 @@ Task<void> VolumeImpl::checkpoint_now() {
   checkpoint_wanted_ = false;
   co_await checkpoint_once();
   victims_.clear();
+  fruitless_at_ = 0;
+  dead_after_checkpoint_ = store_.dead_segments();
   checkpoint_running_ = false;
   checkpoint_done_.notify_all();
   wake_crowded();

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // The cleaner: copies the live blocks of mostly dead segments into cold segments of their own, so
-// that the old ones can be freed.
+// that the old ones can be freed. Which segment, when and how fast: cleaner_schedule.cc.
 //
-//   1. choose the victim whose cleaning frees most for its cost (choose_victim)
-//   2. read it, record by record; what the map still shows there is live (gather)
-//   3. write copies of that to a cold segment, and sync it (write_copies, sync_copies)
+//   1. read the victim, record by record; what the map still shows there is live (clean_records)
+//   2. write copies of that to a cold segment (take_copy, write_copies)
+//   3. when that is full, or nothing follows, sync it (settle)
 //   4. move the map's references, each only where it still shows the old place (move_references)
-//   5. the next checkpoint publishes the new map, and then frees the victim
+//   5. the next checkpoint publishes the new map, and then frees the victims
 //
 // Nothing of this is in the log: until a root with the new map is published, a crash leaves the old
 // map and the old segments, and copies that nobody refers to. So no step needs undoing, and any
@@ -23,8 +23,8 @@
 #include "base/log.h"
 #include "io/file_io.h"
 #include "volume/canary.h"
+#include "volume/cleaning.h"
 #include "volume/leaf_walk.h"
-#include "volume/volume_impl.h"
 
 namespace holdfast {
 
@@ -38,207 +38,102 @@ using format::SegmentEntry;
 using format::SegmentState;
 using format::SegmentStream;
 
-namespace {
-
-constexpr std::uint32_t kCleanerWindowBlocks =
-    256;  // read at a time; holds at least one whole record
-static_assert(kCleanerWindowBlocks > limits::kRecordPayloadBlocksMax);
-// A victim must be worth its checkpoint.
-constexpr std::uint32_t kGarbagePercentMin = 5;
-constexpr std::size_t kVictimsPerCheckpoint = 32;
-
-}  // namespace
-
-// A round: one victim.
-struct VolumeImpl::Cleaning {
-  struct Move {
-    std::uint64_t block;
-    BlockLocation from;
-    BlockLocation to;
-  };
-  SegmentNumber victim;
-  Segment* segment = nullptr;
-  AlignedBuffer window;
-  AlignedBuffer copies;  // one record
-  format::RecordBuilder builder;
-  std::vector<Move> gathered;  // in the record being filled
-  std::vector<Move> written;   // copied, not yet moved
-  bool failed = false;
-};
-
-// --- When ---
-
-VolumeImpl::Garbage VolumeImpl::measure_garbage() {
-  Garbage found;
-  const std::uint64_t next = store_.next_number().value;
-  double best = 0;
-  store_.for_each_entry([&](SegmentNumber number, const SegmentEntry& entry) {
-    if (entry.state != SegmentState::sealed || entry.live_blocks == 0) return;
-    const std::uint64_t blocks = std::max(entry.used_blocks, entry.live_blocks);
-    found.sealed_blocks += blocks;
-    found.live_blocks += entry.live_blocks;
-    if (entry.live_blocks * 100ull > blocks * (100ull - kGarbagePercentMin)) return;
-    if (victims_.contains(number.value) || uncleanable_.contains(number.value)) return;
-    // Rosenblum, Ousterhout, "The Design and Implementation of a Log-Structured File System"
-    // (1992): benefit over cost; the segment's number stands for its age.
-    const double live = static_cast<double>(entry.live_blocks) / static_cast<double>(blocks);
-    const double age = static_cast<double>(next - number.value);
-    const double score = (1 - live) * age / (1 + live);
-    if (score > best) {
-      best = score;
-      found.victim = number;
-    }
-  });
-  return found;
-}
-
-bool VolumeImpl::wants_cleaning(const Garbage& garbage, std::uint32_t percent) const {
-  if (hold_.state().reason == HoldReason::space) percent = std::min(percent, kGarbagePercentMin);
-  return garbage.victim.value != 0 &&
-         garbage.garbage_blocks() * 100 > garbage.sealed_blocks * std::uint64_t{percent};
-}
-
-// Called where garbage may have grown: cheap unless the number of segments has changed.
-void VolumeImpl::maybe_clean() {
-  if (cleaning_ || closing_ || !serving_ || options_.cleaner_start_percent > 100) return;
-  if (store_.segment_count() == segments_when_measured_ &&
-      hold_.state().reason != HoldReason::space) {
-    return;
-  }
-  segments_when_measured_ = store_.segment_count();
-  if (!wants_cleaning(measure_garbage(), options_.cleaner_start_percent)) return;
-  cleaning_ = true;
-  tasks_.spawn(clean());
-}
-
-Task<void> VolumeImpl::clean() {
-  Backoff backoff;
-  while (!closing_) {
-    const Garbage garbage = measure_garbage();
-    if (!wants_cleaning(garbage, options_.cleaner_stop_percent)) break;
-    clean_urgency_ = urgency(garbage);
-    if (clean_urgency_ <= 0 && guest_is_busy()) {
-      co_await sleep_for(executor_, limits::kCleanerRestMax);
-      continue;
-    }
-    victims_.insert(garbage.victim.value);
-    const bool is_done = co_await clean_segment(garbage.victim);
-    if (is_done) {
-      backoff = Backoff();
-      ++statistics_.cleaned_segments;
-    } else {
-      co_await sleep_for(executor_, backoff.next());
-    }
-    // Space comes back with a checkpoint; without haste the next one that is due will do.
-    const bool has_haste = hold_.state().reason == HoldReason::space;
-    if (has_haste || victims_.size() >= kVictimsPerCheckpoint) co_await checkpoint_now();
-  }
-  cleaning_ = false;
-  segments_when_measured_ = store_.segment_count();
-  drained_.notify_all();
-}
-
-bool VolumeImpl::guest_is_busy() const {
-  return executor_.now() - last_request_ < limits::kCleanerIdleTime || requests_active_ != 0;
-}
-
-// 0 where a busy guest comes first, 1 where garbage is far beyond the start.
-double VolumeImpl::urgency(const Garbage& garbage) const {
-  if (hold_.state().reason == HoldReason::space) return 1;
-  const double percent = 100.0 * static_cast<double>(garbage.garbage_blocks()) /
-                         static_cast<double>(std::max<std::uint64_t>(1, garbage.sealed_blocks));
-  const double start = options_.cleaner_start_percent + limits::kCleanerBusyPercent;
-  const double full = options_.cleaner_start_percent + limits::kCleanerFullSpeedPercent;
-  return std::clamp((percent - start) / (full - start), 0.0, 1.0);
-}
-
-// After each piece of work: rests the longer, the less urgent it is, while a guest is busy.
-Task<void> VolumeImpl::pace_cleaning(MonotonicTime began) {
-  const Duration work = executor_.now() - began;
-  if (!guest_is_busy() || clean_urgency_ >= 1) co_return;
-  const double rest =
-      static_cast<double>(work.count()) * limits::kCleanerRestRatioMax * (1 - clean_urgency_);
-  co_await sleep_for(executor_,
-                     std::min(Duration(static_cast<std::int64_t>(rest)), limits::kCleanerRestMax));
-}
-
 // --- One victim ---
 
-Task<bool> VolumeImpl::clean_segment(SegmentNumber victim) {
+// False: it, or the round, was given up.
+Task<bool> VolumeImpl::clean_segment(Cleaning& cleaning, SegmentNumber victim) {
   const SegmentEntry entry = store_.entry(victim);
   if (entry.state != SegmentState::sealed || entry.live_blocks == 0) co_return true;
   Result<Segment*> segment = co_await store_.acquire(victim);
   if (!segment.ok()) co_return false;
-  Cleaning cleaning;
   cleaning.victim = victim;
   cleaning.segment = *segment;
-  cleaning.window = AlignedBuffer(kCleanerWindowBlocks * kBlockBytes);
-  cleaning.copies = AlignedBuffer((1 + limits::kRecordPayloadBlocksMax) * kBlockBytes);
-  cleaning.builder = format::RecordBuilder(cleaning.copies.span(0, kBlockBytes));
-  const std::uint32_t end = std::min(entry.used_blocks, segment_blocks_);
-  for (std::uint32_t at = 0; at < end && !closing_ && !cleaning.failed;) {
-    const MonotonicTime began = executor_.now();
-    const std::uint32_t blocks = std::min(kCleanerWindowBlocks, end - at);
-    const std::span<std::byte> bytes = cleaning.window.span(0, blocks * kBlockBytes);
-    const int error =
-        co_await FileIo(*cleaning.segment->file, FileOperation::read, at * kBlockBytes, bytes);
-    if (error != 0) {
-      cleaning.failed = true;
-      break;
-    }
-    std::uint32_t used = blocks;
-    if (entry.stream == SegmentStream::pages) {
-      co_await dirty_pages(cleaning, at, bytes);
-    } else {
-      used = co_await gather(cleaning, at, bytes);
-      if (used == 0) break;  // no record here: nothing behind it is live
-    }
-    at += used;
-    co_await pace_cleaning(began);
+  cleaning.share = {std::max(entry.used_blocks, entry.live_blocks), entry.live_blocks};
+  cleaning.victim_failed = false;
+  cleaning.window_blocks = 0;
+  cleaning.passed_blocks = 0;
+  if (entry.stream == SegmentStream::pages) {
+    co_await clean_pages(cleaning, entry);
+  } else {
+    co_await clean_records(cleaning, entry);
   }
-  if (!cleaning.failed) co_await write_copies(cleaning);
-  if (!cleaning.failed && !cleaning.written.empty()) co_await sync_copies(cleaning);
   store_.release(*cleaning.segment);
-  if (cleaning.failed) co_return false;
-  co_await move_references(cleaning);
-  // Damaged blocks keep their segment; to read it again and again would not help.
-  const bool has_pages = entry.stream == SegmentStream::pages;
-  if (!closing_ && !has_pages && store_.entry(victim).live_blocks != 0) {
-    uncleanable_.insert(victim.value);
+  if (cleaning.failed) {
+    cleaning.give_up();
+    co_return false;
   }
+  cleaning.passed_blocks = 0;
+  if (cleaning.victim_failed || closing_) co_return !cleaning.victim_failed;
+  if (entry.stream == SegmentStream::pages) {
+    ++statistics_.cleaned_segments;
+    co_return true;
+  }
+  cleaning.finished_blocks += cleaning.share.blocks;
+  cleaning.finished.push_back({victim, cleaning.share.blocks});
   co_return true;
 }
 
-// Takes the live blocks of the whole records at the start of `bytes`; returns the blocks passed.
-Task<std::uint32_t> VolumeImpl::gather(Cleaning& cleaning, std::uint32_t at,
-                                       std::span<const std::byte> bytes) {
-  const auto window_blocks = static_cast<std::uint32_t>(bytes.size() / kBlockBytes);
-  std::uint32_t used = 0;
-  while (used < window_blocks && !cleaning.failed) {
-    const auto view = RecordView::parse(bytes.subspan(used * kBlockBytes, kBlockBytes));
-    if (!view.has_value() || view->identity().volume != id_ ||
-        view->identity().segment != cleaning.victim || view->identity().block_index != at + used) {
-      break;
+// Reads no more than it needs: not what is dead at a record's end, nor behind the last live block.
+Task<void> VolumeImpl::clean_records(Cleaning& cleaning, const SegmentEntry& entry) {
+  const std::uint32_t end = std::min(entry.used_blocks, segment_blocks_);
+  std::uint32_t left = entry.live_blocks;  // not found yet
+  for (std::uint32_t at = 0; at < end && left != 0 && !closing_;) {
+    if (!cleaning.window_has(at)) {
+      co_await read_window(cleaning, at, std::min(cleaner_step_blocks(), end - at));
+      if (cleaning.victim_failed) co_return;
     }
-    if (1 + view->payload_blocks() > window_blocks - used) break;  // read again from its header
-    std::uint32_t payload_index = 0;
-    for (std::uint32_t i = 0; i < view->extent_count(); ++i) {
-      const RecordExtent extent = view->extent(i);
-      if (extent.kind != ExtentKind::data) continue;
-      for (std::uint32_t k = 0; k < extent.block_count; ++k, ++payload_index) {
-        const std::uint32_t index = used + 1 + payload_index;
-        const BlockLocation place = BlockLocation::at(cleaning.victim, at + index);
-        const std::uint64_t block = extent.first_block.value + k;
-        const PagedArray::Lookup found = co_await map_.get(0, leaf_of(block), false);
-        if (found.outcome != PageOutcome::ready) continue;
-        const MapEntry entry = map_entry_of(*found.page, block);
-        if (entry.location != place) continue;
-        co_await take_copy(cleaning, block, entry, bytes.subspan(index * kBlockBytes, kBlockBytes));
+    const auto record = RecordView::parse(cleaning.window_block(at));
+    if (!record.has_value() || record->identity().volume != id_ ||
+        record->identity().segment != cleaning.victim || record->identity().block_index != at) {
+      co_return;  // no record here: nothing behind it is live
+    }
+    const std::uint32_t record_end = at + 1 + record->payload_blocks();
+    if (record_end > segment_blocks_) co_return;
+    co_await find_live(cleaning, *record, at);
+    for (const Cleaning::Live& live : cleaning.live) {
+      if (!cleaning.window_has(live.index)) {
+        const std::uint32_t step = cleaner_step_blocks();
+        std::uint32_t until = live.index + step;
+        if (record_end > until) until = std::min(until, cleaning.live.back().index + 1);
+        co_await read_window(cleaning, live.index, std::min(until, end) - live.index);
+        if (cleaning.victim_failed) co_return;
       }
+      co_await take_copy(cleaning, live.block, live.entry, cleaning.window_block(live.index));
+      if (cleaning.failed) co_return;
     }
-    used += 1 + view->payload_blocks();
+    left -= std::min(left, static_cast<std::uint32_t>(cleaning.live.size()));
+    cleaning.passed_blocks += record_end - at;
+    at = record_end;
   }
-  co_return used;
+}
+
+Task<void> VolumeImpl::read_window(Cleaning& cleaning, std::uint32_t first, std::uint32_t blocks) {
+  co_await await_credit(cleaning, blocks);
+  const std::span<std::byte> bytes = cleaning.window.span(0, blocks * kBlockBytes);
+  cleaning.window_first = first;
+  cleaning.window_blocks = blocks;
+  const int error =
+      co_await FileIo(*cleaning.segment->file, FileOperation::read, first * kBlockBytes, bytes);
+  if (error != 0) cleaning.victim_failed = true;
+  statistics_.cleaner_bytes_read += bytes.size();
+}
+
+// The blocks of one record that the map shows where they stand.
+Task<void> VolumeImpl::find_live(Cleaning& cleaning, const RecordView& record, std::uint32_t at) {
+  cleaning.live.clear();
+  std::uint32_t index = at + 1;
+  for (std::uint32_t i = 0; i < record.extent_count(); ++i) {
+    const RecordExtent extent = record.extent(i);
+    if (extent.kind != ExtentKind::data) continue;
+    for (std::uint32_t k = 0; k < extent.block_count; ++k, ++index) {
+      const std::uint64_t block = extent.first_block.value + k;
+      const PagedArray::Lookup found = co_await map_.get(0, leaf_of(block), false);
+      if (found.outcome != PageOutcome::ready) continue;
+      const MapEntry entry = map_entry_of(*found.page, block);
+      if (entry.location != BlockLocation::at(cleaning.victim, index)) continue;
+      cleaning.live.push_back({index, block, entry});
+    }
+  }
 }
 
 Task<void> VolumeImpl::take_copy(Cleaning& cleaning, std::uint64_t block, MapEntry entry,
@@ -254,6 +149,27 @@ Task<void> VolumeImpl::take_copy(Cleaning& cleaning, std::uint64_t block, MapEnt
   std::copy(bytes.begin(), bytes.end(),
             cleaning.copies.data() + (std::size_t{index} + 1) * kBlockBytes);
   cleaning.gathered.push_back({block, entry.location, BlockLocation::hole()});
+}
+
+// Pages that are in use at their place here will be written elsewhere.
+Task<void> VolumeImpl::clean_pages(Cleaning& cleaning, const SegmentEntry& entry) {
+  const std::uint32_t end = std::min(entry.used_blocks, segment_blocks_);
+  for (std::uint32_t at = 0; at < end && !closing_; ++at) {
+    if (!cleaning.window_has(at)) {
+      co_await read_window(cleaning, at, std::min(cleaner_step_blocks(), end - at));
+      if (cleaning.victim_failed) co_return;
+    }
+    const auto name = format::page_name(cleaning.window_block(at));
+    if (!name.has_value()) continue;
+    if (is_crowded()) co_await checkpoint_for_room();
+    PagedArray& array = name->array == format::ArrayKind::map ? map_ : store_.table();
+    const PagedArray::Lookup found = co_await array.get(name->level, name->index, false);
+    if (found.outcome != PageOutcome::ready ||
+        found.page->location != BlockLocation::at(cleaning.victim, at)) {
+      continue;
+    }
+    array.writable(*found.page);
+  }
 }
 
 // --- Cold segments ---
@@ -276,13 +192,12 @@ void VolumeImpl::seal_cold() {
   cold_.segment = nullptr;
 }
 
-// Appends the record that was gathered. After an error nobody appends behind it.
+// Appends the record that was gathered, a step at a time. After an error nobody appends behind it.
 Task<void> VolumeImpl::write_copies(Cleaning& cleaning) {
   if (cleaning.gathered.empty()) co_return;
   const std::uint32_t blocks = 1 + cleaning.builder.payload_blocks();
   // A sealed segment without a reference is dead: the references come before the next segment.
-  if (cold_.segment != nullptr && cold_.next_block + blocks > segment_blocks_ &&
-      !cleaning.written.empty()) {
+  if (cold_.segment != nullptr && cold_.next_block + blocks > segment_blocks_) {
     co_await sync_copies(cleaning);
     if (cleaning.failed) co_return;
     co_await move_references(cleaning);
@@ -297,15 +212,21 @@ Task<void> VolumeImpl::write_copies(Cleaning& cleaning) {
   ++cold_.sequence.value;
   const format::RecordIdentity identity{id_, epoch_, cold_.segment->number, at, cold_.sequence};
   cleaning.builder.finish(identity, {}, RecordKind::copy);
-  const std::span<std::byte> bytes = cleaning.copies.span(0, blocks * kBlockBytes);
-  const int error =
-      co_await FileIo(*cold_.segment->file, FileOperation::write, at * kBlockBytes, bytes);
-  if (error != 0) {
-    cleaning.failed = true;
-    seal_cold();
-    co_return;
+  for (std::uint32_t done = 0; done < blocks;) {
+    const std::uint32_t count = std::min(cleaner_step_blocks(), blocks - done);
+    co_await await_credit(cleaning, count);
+    const std::span<std::byte> bytes =
+        cleaning.copies.span(done * kBlockBytes, count * kBlockBytes);
+    const int error = co_await FileIo(*cold_.segment->file, FileOperation::write,
+                                      (at + done) * kBlockBytes, bytes);
+    if (error != 0) {
+      cleaning.failed = true;
+      seal_cold();
+      co_return;
+    }
+    statistics_.cleaner_bytes_written += bytes.size();
+    done += count;
   }
-  statistics_.cleaner_bytes_written += bytes.size();
   for (std::size_t i = 0; i < cleaning.gathered.size(); ++i) {
     Cleaning::Move& move = cleaning.gathered[i];
     move.to = BlockLocation::at(cold_.segment->number, at + 1 + static_cast<std::uint32_t>(i));
@@ -315,9 +236,20 @@ Task<void> VolumeImpl::write_copies(Cleaning& cleaning) {
   cleaning.builder = format::RecordBuilder(cleaning.copies.span(0, kBlockBytes));
 }
 
+// Ends a round: everything copied so far becomes what the map shows.
+Task<void> VolumeImpl::settle(Cleaning& cleaning) {
+  co_await write_copies(cleaning);
+  if (!cleaning.failed) co_await sync_copies(cleaning);
+  if (cleaning.failed) {
+    cleaning.give_up();
+    co_return;
+  }
+  co_await move_references(cleaning);
+}
+
 // A failed sync may have lost any of them: none is used.
 Task<void> VolumeImpl::sync_copies(Cleaning& cleaning) {
-  if (canary::kMoveBeforeCopiesAreDurable) co_return;
+  if (canary::kMoveBeforeCopiesAreDurable || cleaning.written.empty()) co_return;
   const int error =
       co_await FileIo(*cold_.segment->file, FileOperation::sync_data, 0, std::span<std::byte>{});
   if (error == 0) co_return;
@@ -328,31 +260,38 @@ Task<void> VolumeImpl::sync_copies(Cleaning& cleaning) {
 // --- The map ---
 
 Task<void> VolumeImpl::move_references(Cleaning& cleaning) {
+  std::size_t moves = 0;
   for (const Cleaning::Move& move : cleaning.written) {
     // Dirty pages must leave room for the guest's; it is a checkpoint that makes it.
-    if (is_crowded()) co_await checkpoint_now();
+    if (is_crowded()) co_await checkpoint_for_room();
+    if (++moves % limits::kCleanerMovesPerTurnMax == 0) co_await sleep_for(executor_, 0ns);
     const PagedArray::Lookup found = co_await map_.get(0, leaf_of(move.block), false);
     if (found.outcome != PageOutcome::ready) continue;
     if (move_reference(*found.page, move.block, move.from, move.to)) ++statistics_.moved_blocks;
   }
   cleaning.written.clear();
+  // The record being filled may hold blocks of victims that are read to their end.
+  const SegmentNumber unsettled =
+      cleaning.gathered.empty() ? SegmentNumber{} : cleaning.gathered.front().from.segment();
+  std::size_t settled = 0;
+  for (const Cleaning::Finished& finished : cleaning.finished) {
+    if (finished.victim == unsettled) break;
+    ++settled;
+    ++statistics_.cleaned_segments;
+    cleaning.finished_blocks -= finished.blocks;
+    // Damaged blocks keep their segment; to read it again and again would not help.
+    if (store_.entry(finished.victim).live_blocks != 0) uncleanable_.insert(finished.victim.value);
+  }
+  cleaning.finished.erase(cleaning.finished.begin(),
+                          cleaning.finished.begin() + static_cast<std::ptrdiff_t>(settled));
 }
 
-// Pages that are in use at their place here will be written elsewhere.
-Task<void> VolumeImpl::dirty_pages(Cleaning& cleaning, std::uint32_t at,
-                                   std::span<const std::byte> bytes) {
-  for (std::uint32_t i = 0; i < bytes.size() / kBlockBytes; ++i) {
-    const auto name = format::page_name(bytes.subspan(i * kBlockBytes, kBlockBytes));
-    if (!name.has_value()) continue;
-    if (is_crowded()) co_await checkpoint_now();
-    PagedArray& array = name->array == format::ArrayKind::map ? map_ : store_.table();
-    const PagedArray::Lookup found = co_await array.get(name->level, name->index, false);
-    if (found.outcome != PageOutcome::ready ||
-        found.page->location != BlockLocation::at(cleaning.victim, at + i)) {
-      continue;
-    }
-    array.writable(*found.page);
-  }
+// Nobody waits for the cleaner while it waits for a checkpoint, which waits for the guest's writes.
+Task<void> VolumeImpl::checkpoint_for_room() {
+  cleaner_works_ = false;
+  release_pressed_writes();
+  co_await checkpoint_now();
+  cleaner_works_ = true;
 }
 
 }  // namespace holdfast

@@ -42,6 +42,7 @@ Task<Result<void>> SegmentStore::load_table(format::BlockLocation top) {
   for_each_entry([this](SegmentNumber number, const SegmentEntry& found) {
     ++segment_count_;
     live_blocks_ += found.live_blocks;
+    count_sealed(found, true);
     if (found.state == SegmentState::sealed && found.live_blocks == 0) {
       dead_candidates_.push_back(number);
     }
@@ -93,6 +94,8 @@ void SegmentStore::set_entry(SegmentNumber segment, const SegmentEntry& entry) {
       format::load_segment_entry(format::segment_entry_at(page->image, slot));
   format::store_segment_entry(format::segment_entry_at(table_.writable(*page), slot), entry);
   live_blocks_ = live_blocks_ - before.live_blocks + entry.live_blocks;
+  count_sealed(before, false);
+  count_sealed(entry, true);
   if (before.state == SegmentState::absent && entry.state != SegmentState::absent) {
     ++segment_count_;
   }
@@ -123,25 +126,43 @@ void SegmentStore::add_live(SegmentNumber segment, std::int64_t blocks) {
   const auto slot = static_cast<std::uint32_t>(segment.value % kSegmentEntriesPerPage);
   std::byte* const at = format::segment_entry_at(table_.writable(*page), slot);
   constexpr std::size_t kLiveOffset = 12;
-  constexpr std::size_t kStateOffset = 21;
-  const auto live =
-      static_cast<std::int64_t>(load_little<std::uint32_t>(at + kLiveOffset)) + blocks;
+  SegmentEntry entry = format::load_segment_entry(at);
+  const std::int64_t live = static_cast<std::int64_t>(entry.live_blocks) + blocks;
   if (live < 0) {
     // Stored counts contradict the stored map: keep the segment rather than free what may be read.
     log_error("volume " + volume_.to_string() + ": the live count of segment " +
               std::to_string(segment.value) + " would fall below zero; the segment is kept");
     return;
   }
-  store_little(at + kLiveOffset, static_cast<std::uint32_t>(live));
+  count_sealed(entry, false);
+  entry.live_blocks = static_cast<std::uint32_t>(live);
+  count_sealed(entry, true);
+  store_little(at + kLiveOffset, entry.live_blocks);
   live_blocks_ = static_cast<std::uint64_t>(static_cast<std::int64_t>(live_blocks_) + blocks);
-  if (live == 0 && at[kStateOffset] == static_cast<std::byte>(SegmentState::sealed)) {
+  if (live == 0 && entry.state == SegmentState::sealed) {
     dead_candidates_.push_back(segment);
   }
 }
 
-void SegmentStore::for_each_entry(
-    const std::function<void(SegmentNumber, const SegmentEntry&)>& visit) {
-  for (Page* page : pinned_) {
+void SegmentStore::count_sealed(const SegmentEntry& entry, bool add) {
+  if (entry.state != SegmentState::sealed) return;
+  const std::uint64_t sign = add ? 1 : ~std::uint64_t{0};  // modulo 2^64
+  if (entry.live_blocks == 0) {
+    sealed_.dead_segments += sign;
+    return;
+  }
+  sealed_.blocks += sign * std::max(entry.used_blocks, entry.live_blocks);
+  sealed_.live_blocks += sign * entry.live_blocks;
+}
+
+void SegmentStore::for_each_entry(const Visit& visit) {
+  for_some_entries(0, pinned_.size(), visit);
+}
+
+bool SegmentStore::for_some_entries(std::size_t first, std::size_t count, const Visit& visit) {
+  const std::size_t end = first + std::min(count, pinned_.size() - std::min(first, pinned_.size()));
+  for (std::size_t i = first; i < end; ++i) {
+    const Page* const page = pinned_[i];
     if (page->level != 0) continue;
     for (std::uint32_t slot = 0; slot < kSegmentEntriesPerPage; ++slot) {
       const SegmentEntry found =
@@ -151,6 +172,7 @@ void SegmentStore::for_each_entry(
       }
     }
   }
+  return end < pinned_.size();
 }
 
 Task<Result<Segment*>> SegmentStore::create(SegmentStream stream, bool hold_errors) {

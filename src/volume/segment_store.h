@@ -67,12 +67,20 @@ class SegmentStore final : public PageStorage {
   // The leaf of the table for a number must be resident before set_entry() of a new number.
   Task<Result<void>> prepare_entry(SegmentNumber segment);
   void add_live(SegmentNumber segment, std::int64_t blocks);
-  void for_each_entry(const std::function<void(SegmentNumber, const format::SegmentEntry&)>& visit);
+  using Visit = std::function<void(SegmentNumber, const format::SegmentEntry&)>;
+  void for_each_entry(const Visit& visit);
+  // The same in parts: `count` pages from the resident page `first`; returns whether there are
+  // more.
+  bool for_some_entries(std::size_t first, std::size_t count, const Visit& visit);
   PagedArray& table() { return table_; }
   std::uint64_t table_pages() const { return table_.resident_count(); }
   std::uint64_t dirty_table_pages() const { return table_.dirty_count(); }
   std::uint64_t live_blocks() const { return live_blocks_; }
   std::uint64_t segment_count() const { return segment_count_; }
+  // Sealed segments: blocks of those with anything live, how many of these live, and those without.
+  std::uint64_t sealed_blocks() const { return sealed_.blocks; }
+  std::uint64_t sealed_live_blocks() const { return sealed_.live_blocks; }
+  std::uint64_t dead_segments() const { return sealed_.dead_segments; }
   // Segments that lost their last live block, or were sealed without one; taken by checkpoints.
   std::vector<SegmentNumber>& dead_candidates() { return dead_candidates_; }
 
@@ -99,7 +107,14 @@ class SegmentStore final : public PageStorage {
   static constexpr std::size_t kHandlesMin = 8;
   static constexpr std::size_t kOpensPerGrowth = 64;
 
+  struct Sealed {
+    std::uint64_t blocks = 0;
+    std::uint64_t live_blocks = 0;
+    std::uint64_t dead_segments = 0;
+  };
+
   std::byte* entry_bytes(SegmentNumber segment) const;
+  void count_sealed(const format::SegmentEntry& entry, bool add);
   Task<Result<void>> load_table_pages(std::uint8_t level, std::uint64_t index);
   void trim_handles(std::size_t keep_count);
   void give_up_handles();
@@ -120,6 +135,7 @@ class SegmentStore final : public PageStorage {
   std::vector<Page*> pinned_;
   std::uint64_t live_blocks_ = 0;
   std::uint64_t segment_count_ = 0;
+  Sealed sealed_;
   std::vector<SegmentNumber> dead_candidates_;
 };
 

@@ -46,7 +46,13 @@ VolumeImpl::VolumeImpl(Executor& executor, Pool& pool, VolumeId id, VolumeOption
       drained_(executor),
       completions_(&VolumeImpl::run_completions, this),
       checkpoint_done_(executor),
-      idle_timer_(&VolumeImpl::on_idle_timer, this) {
+      idle_timer_(&VolumeImpl::on_idle_timer, this),
+      pace_({options.cleaner_start_percent, options.cleaner_stop_percent}),
+      own_turns_(options.cleaner_turns == nullptr ? std::make_unique<CleanerTurns>() : nullptr),
+      turns_(options.cleaner_turns == nullptr ? *own_turns_ : *options.cleaner_turns),
+      credit_earned_(executor),
+      clean_timer_(&VolumeImpl::on_clean_timer, this),
+      press_timer_(&VolumeImpl::on_press_timer, this) {
   info_.id = id;
   info_.size_bytes = root.size_bytes;
   info_.read_only = options.read_only;
@@ -292,6 +298,7 @@ Task<Result<void>> VolumeImpl::close() {
   }
   while (requests_active_ != 0 || !completed_.empty()) co_await drained_.wait();
   executor_.cancel(idle_timer_);
+  credit_earned_.notify_all();
   while (cleaning_) co_await drained_.wait();
   seal_cold();
   while (checkpoint_running_ || checkpoint_wanted_) co_await checkpoint_done_.wait();
@@ -330,6 +337,9 @@ VolumeStatistics VolumeImpl::statistics() const {
   now.cached_page_bytes = (map_.resident_count() + store_.table_pages()) * kBlockBytes;
   now.retained_bytes = log_.retained_bytes();
   now.requests_in_flight = requests_active_;
+  now.sealed_bytes = store_.sealed_blocks() * kBlockBytes;
+  now.sealed_live_bytes = store_.sealed_live_blocks() * kBlockBytes;
+  now.unfreed_bytes = store_.dead_segments() * root_.segment_bytes;
   now.hold = hold_.state();
   return now;
 }

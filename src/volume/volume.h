@@ -21,6 +21,7 @@
 
 namespace holdfast {
 
+class CleanerTurns;
 class PageMemory;
 
 struct VolumeCreateOptions {
@@ -35,12 +36,14 @@ struct VolumeOptions {
   // has its own of page_cache_bytes.
   PageMemory* page_memory = nullptr;
   std::uint64_t page_cache_bytes = limits::kPageCacheBytesDefault;
+  // Shared by the volumes of one executor, and outlives them; without one each has its own.
+  CleanerTurns* cleaner_turns = nullptr;
   std::uint64_t checkpoint_log_bytes = limits::kCheckpointLogBytes;
   Duration checkpoint_idle = limits::kCheckpointIdle;
   std::uint64_t retained_bytes_max = limits::kRetainedBytesMax;
   bool read_only = false;
-  // The cleaner works while garbage is more than this share of the sealed segments, from the first
-  // figure until the second. Above 100: never.
+  // The cleaner keeps garbage at about the first of these shares of the sealed segments, in
+  // percent; beside an idle guest it goes on until the second. Above 100: it never works.
   std::uint32_t cleaner_start_percent = limits::kCleanerStartPercent;
   std::uint32_t cleaner_stop_percent = limits::kCleanerStopPercent;
 };
@@ -71,6 +74,11 @@ struct VolumeStatistics {
   std::uint64_t cleaned_segments = 0;
   std::uint64_t moved_blocks = 0;
   std::uint64_t cleaner_bytes_written = 0;
+  std::uint64_t cleaner_bytes_read = 0;
+  std::uint64_t sealed_bytes = 0;       // segments with anything live that are not written any more
+  std::uint64_t sealed_live_bytes = 0;  // of them; the rest is garbage for the cleaner
+  std::uint64_t unfreed_bytes = 0;      // nothing is live, to be freed by the next checkpoint
+  std::uint64_t delayed_writes = 0;     // by garbage that ran away
   Duration open_time{};
   // Bounded memory.
   std::uint64_t cached_page_bytes = 0;

@@ -2,7 +2,7 @@
 //
 // Volume's implementation: puts the main log, the map, the segment store and checkpoints together.
 // Split over volume.cc (life, admission, flush), write_op.cc, read_op.cc, checkpoint.cc,
-// recovery.cc.
+// recovery.cc, cleaner_schedule.cc, cleaner.cc.
 //
 // Memory: everything is bounded by VolumeOptions and limits.h; an idle volume gives its buffers
 // back. Thread: the executor's.
@@ -16,7 +16,10 @@
 #include <utility>
 #include <vector>
 
+#include "format/record.h"
 #include "format/root.h"
+#include "volume/cleaner_pace.h"
+#include "volume/cleaner_turns.h"
 #include "volume/main_log.h"
 #include "volume/operations.h"
 #include "volume/page_memory.h"
@@ -70,6 +73,7 @@ class VolumeImpl final : public Volume, private MainLogClient {
   bool set_write_range(WriteOp& op);
   bool conflicts(const WriteOp& op);
   void run(WriteOp& op);
+  void run_now(WriteOp& op);
   Task<void> load_edges(WriteOp* op);
   void merge_edge(WriteOp& op, std::uint64_t block, std::byte* into);
   void place(WriteOp& op);
@@ -131,32 +135,42 @@ class VolumeImpl final : public Volume, private MainLogClient {
   Task<void> publish(const format::Root& root);
   Task<void> remove_dead(std::vector<SegmentNumber> dead);
 
-  // cleaner.cc
+  // cleaner_schedule.cc: when, which, how fast
   struct Cleaning;
-  struct Garbage {
-    std::uint64_t sealed_blocks = 0;  // of segments with anything live
-    std::uint64_t live_blocks = 0;
-    SegmentNumber victim;  // 0: none is worth it
-    std::uint64_t garbage_blocks() const { return sealed_blocks - live_blocks; }
-  };
-  Garbage measure_garbage();
-  bool wants_cleaning(const Garbage& garbage, std::uint32_t percent) const;
-  double urgency(const Garbage& garbage) const;
-  bool guest_is_busy() const;
+  bool is_held_for_space() const { return hold_.state().reason == HoldReason::space; }
+  CleanerPace::Share sealed_share() const;
+  bool wants_cleaning(std::uint32_t percent) const;
   void maybe_clean();
   Task<void> clean();
-  Task<void> pace_cleaning(MonotonicTime began);
-  Task<bool> clean_segment(SegmentNumber victim);
-  Task<std::uint32_t> gather(Cleaning& cleaning, std::uint32_t at,
-                             std::span<const std::byte> bytes);
+  Task<SegmentNumber> next_victim();
+  bool is_worth_cleaning(SegmentNumber number, const format::SegmentEntry& entry) const;
+  Task<void> look_at_pool();
+  bool guest_is_busy() const;
+  std::uint32_t cleaner_step_blocks() const;
+  Task<void> await_credit(const Cleaning& cleaning, std::uint32_t blocks);
+  static void on_clean_timer(void* context);
+  void guest_wrote_to_log(std::uint32_t blocks);
+  bool must_wait_for_cleaner(const WriteOp& op) const;
+  void wait_for_cleaner(WriteOp& op);
+  void release_pressed_writes();
+  static void on_press_timer(void* context);
+  bool has_much_unfreed() const;
+
+  // cleaner.cc: one victim
+  Task<bool> clean_segment(Cleaning& cleaning, SegmentNumber victim);
+  Task<void> clean_records(Cleaning& cleaning, const format::SegmentEntry& entry);
+  Task<void> clean_pages(Cleaning& cleaning, const format::SegmentEntry& entry);
+  Task<void> read_window(Cleaning& cleaning, std::uint32_t first, std::uint32_t blocks);
+  Task<void> find_live(Cleaning& cleaning, const format::RecordView& record, std::uint32_t at);
   Task<void> take_copy(Cleaning& cleaning, std::uint64_t block, format::MapEntry entry,
                        std::span<const std::byte> bytes);
   Task<bool> make_cold_room(std::uint32_t blocks);
   void seal_cold();
   Task<void> write_copies(Cleaning& cleaning);
+  Task<void> settle(Cleaning& cleaning);
   Task<void> sync_copies(Cleaning& cleaning);
   Task<void> move_references(Cleaning& cleaning);
-  Task<void> dirty_pages(Cleaning& cleaning, std::uint32_t at, std::span<const std::byte> bytes);
+  Task<void> checkpoint_for_room();
 
   // recovery.cc
   struct Replay;
@@ -253,12 +267,23 @@ class VolumeImpl final : public Volume, private MainLogClient {
   };
   ColdSegment cold_;
   bool serving_ = false;  // recovery is over
-  bool cleaning_ = false;
   bool has_cold_segments_ = false;
-  double clean_urgency_ = 0;
-  std::uint64_t segments_when_measured_ = 0;
+  bool cleaning_ = false;
+  bool cleaner_works_ = false;  // neither backs off nor waits for a checkpoint
+  CleanerPace pace_;
+  std::unique_ptr<CleanerTurns> own_turns_;
+  CleanerTurns& turns_;
+  double pool_tightness_ = 0;
+  std::uint64_t cleaned_garbage_blocks_ = 0;  // in victims, not freed but as good as
+  std::uint64_t fruitless_at_ = 0;            // next segment's number when there was no victim
+  std::uint64_t dead_after_checkpoint_ = 0;
+  std::vector<SegmentNumber> candidates_;          // the next victims, best last
   std::unordered_set<std::uint64_t> victims_;      // since the last checkpoint
   std::unordered_set<std::uint64_t> uncleanable_;  // hold damaged blocks
+  List<WriteOp, &WriteOp::wait_link> pressed_writes_;
+  Condition credit_earned_;
+  Timer clean_timer_;
+  Timer press_timer_;
   // Recovery: what it replayed, and up to where that is known to be durable.
   std::vector<ReplayedRecord> replayed_;
   Sequence durable_;

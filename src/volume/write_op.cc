@@ -97,6 +97,14 @@ void VolumeImpl::run(WriteOp& op) {
     tasks_.spawn(load_edges(&op));
     return;
   }
+  if (must_wait_for_cleaner(op)) {
+    wait_for_cleaner(op);
+    return;
+  }
+  run_now(op);
+}
+
+void VolumeImpl::run_now(WriteOp& op) {
   if (!room_waiters_.empty()) {
     room_waiters_.push_back(op);
     return;
@@ -261,6 +269,7 @@ void VolumeImpl::apply(LogRecord& record) {
   memory_.add_busy(-static_cast<std::int64_t>(record.pins.size()));
   record.pins.clear();
   if (!crowd_waiters_.empty() && !is_crowded()) wake_crowded();
+  guest_wrote_to_log(record.used_blocks);
   after_activity();
   // A callback may submit, which may fill records, but this one is closed: the list is stable.
   for (WriteOp* op : record.writers) op_done_in_record(*op);
@@ -384,7 +393,7 @@ bool VolumeImpl::is_crowded() const {
 void VolumeImpl::wake_crowded() {
   List<WriteOp, &WriteOp::wait_link> ready;
   while (WriteOp* op = crowd_waiters_.pop_front()) ready.push_back(*op);
-  while (WriteOp* op = ready.pop_front()) run(*op);
+  while (WriteOp* op = ready.pop_front()) run_now(*op);
 }
 
 void VolumeImpl::retry_conflicts() {
