@@ -4,8 +4,10 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <list>
 
 #include "base/limits.h"
+#include "volume/cleaner_turns.h"
 
 namespace holdfast {
 namespace {
@@ -104,6 +106,21 @@ TEST(CleanerPace, AGuestWaitsOnlyOnceGarbageRanAwayAndTheCleanerIsBehind) {
   EXPECT_TRUE(far_beyond.presses_guest());
   while (far_beyond.presses_guest()) far_beyond.worked(limits::kCleanerStepBlocks);
   EXPECT_TRUE(far_beyond.may_work());  // what it owes is not forgotten
+}
+
+TEST(CleanerTurns, AreBoundedAndAVolumeHeldForSpaceDoesNotWaitForTidyOnes) {
+  CleanerTurns turns;
+  std::list<CleanerTurns::Turn> taken;
+  while (taken.emplace_back().take(turns, false)) {
+  }
+  taken.pop_back();
+  EXPECT_EQ(taken.size(), limits::kCleanersPerLoopMax);
+  while (taken.emplace_back().take(turns, true)) {
+  }
+  taken.pop_back();
+  EXPECT_EQ(taken.size(), limits::kCleanersPerLoopMax + limits::kUrgentCleanersPerLoopMax);
+  taken.clear();
+  EXPECT_TRUE(taken.emplace_back().take(turns, false));
 }
 
 // A volume under uniform overwrites, as a flow: each block written makes one of garbage, each

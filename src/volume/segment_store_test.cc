@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <random>
 
 #include "io/aligned_buffer.h"
 #include "io/disk.h"
@@ -226,6 +227,65 @@ TEST_F(SegmentStoreTest, EveryEntryIsVisitedOnce) {
   EXPECT_EQ(visited, (std::vector<std::uint64_t>{1, 2, 3, 1000}));
   EXPECT_EQ(store_->live_blocks(), 9u);
   EXPECT_EQ(store_->segment_count(), 4u);
+}
+
+TEST_F(SegmentStoreTest, EntriesVisitedInPartsAreTheSame) {
+  for (const std::uint64_t number : {1, 1000, 5000}) {
+    ASSERT_TRUE(run(store_->prepare_entry(SegmentNumber{number})).ok());
+    format::SegmentEntry entry;
+    entry.epoch = Epoch{2};
+    entry.state = SegmentState::sealed;
+    store_->set_entry(SegmentNumber{number}, entry);
+  }
+  std::vector<std::uint64_t> visited;
+  const auto visit = [&](SegmentNumber number, const format::SegmentEntry&) {
+    visited.push_back(number.value);
+  };
+  std::size_t parts = 1;
+  for (std::size_t first = 0; store_->for_some_entries(first, 1, visit); ++first) ++parts;
+  EXPECT_GT(parts, 2u);
+  std::sort(visited.begin(), visited.end());
+  EXPECT_EQ(visited, (std::vector<std::uint64_t>{1, 1000, 5000}));
+  EXPECT_FALSE(store_->for_some_entries(100, 1, visit));
+}
+
+// The cleaner's figures are kept up by every change instead of being counted.
+TEST_F(SegmentStoreTest, WhatIsSealedIsCountedAsItChanges) {
+  constexpr std::uint64_t kSegments = 40;
+  std::mt19937_64 random(3);
+  for (std::uint64_t number = 1; number <= kSegments; ++number) {
+    ASSERT_TRUE(run(store_->prepare_entry(SegmentNumber{number})).ok());
+  }
+  for (int step = 0; step < 5000; ++step) {
+    const SegmentNumber number{1 + random() % kSegments};
+    const format::SegmentEntry entry = store_->entry(number);
+    const std::uint64_t what = random() % 8;
+    if (entry.state == SegmentState::absent || what == 0) {
+      format::SegmentEntry changed;
+      changed.epoch = Epoch{2};
+      changed.state = static_cast<SegmentState>(random() % 3);
+      changed.used_blocks = 256;
+      changed.live_blocks = static_cast<std::uint32_t>(random() % 3);
+      if (changed.state == SegmentState::absent) changed.live_blocks = 0;
+      store_->set_entry(number, changed);
+    } else if (entry.state == SegmentState::open && what == 1) {
+      store_->seal(number, 200);
+    } else {
+      store_->add_live(number, random() % 2 == 0 ? 1 : -std::int64_t{entry.live_blocks != 0});
+    }
+    std::uint64_t blocks = 0;
+    std::uint64_t live = 0;
+    std::uint64_t dead = 0;
+    store_->for_each_entry([&](SegmentNumber, const format::SegmentEntry& found) {
+      if (found.state != SegmentState::sealed) return;
+      if (found.live_blocks != 0) blocks += std::max(found.used_blocks, found.live_blocks);
+      if (found.live_blocks == 0) ++dead;
+      live += found.live_blocks;
+    });
+    ASSERT_EQ(store_->sealed_blocks(), blocks) << "step " << step;
+    ASSERT_EQ(store_->sealed_live_blocks(), live) << "step " << step;
+    ASSERT_EQ(store_->dead_segments(), dead) << "step " << step;
+  }
 }
 
 }  // namespace
