@@ -57,13 +57,13 @@ inline constexpr double kCleanerHastePercent = 2;
 inline constexpr double kCleanerHasteMax = 3;
 // So much beyond the start, a guest that the cleaner cannot keep up with waits for it: each write
 // at most so long.
-inline constexpr double kCleanerPressurePercent = 10;
+inline constexpr double kCleanerPressurePercent = 5;
 inline constexpr Duration kCleanerPressureTimeMax = 20ms;
 inline constexpr double kCleanerCreditBlocksMax = 4096;  // of transfers: how far it may fall behind
 inline constexpr double kCleanerIdleBlocksPerSecond = 640;  // beside a guest that does not write
 inline constexpr double kCleanerVictimLiveMax = 0.95;       // of its blocks: more is not worth it
-// One request of its own at a time to the disk, of at most so many blocks; more when it is behind,
-// or nobody else wants the disk.
+// One request of its own at a time to the disk, of at most so many blocks. When it is behind, or
+// nobody else wants the disk, larger ones, and a read and a write at a time.
 inline constexpr std::uint32_t kCleanerStepBlocks = 32;
 inline constexpr std::uint32_t kCleanerStepBlocksMax = 128;
 inline constexpr std::size_t kCleanerMovesPerTurnMax = 128;  // map entries

@@ -59,6 +59,7 @@ Task<bool> VolumeImpl::clean_segment(Cleaning& cleaning, SegmentNumber victim) {
   }
   store_.release(*cleaning.segment);
   if (cleaning.failed) {
+    while (cleaning.writing) co_await cleaning.write_done.wait();
     cleaning.give_up();
     co_return false;
   }
@@ -192,9 +193,10 @@ void VolumeImpl::seal_cold() {
   cold_.segment = nullptr;
 }
 
-// Appends the record that was gathered, a step at a time. After an error nobody appends behind it.
+// Appends the record that was gathered; with haste, while the next is being filled.
 Task<void> VolumeImpl::write_copies(Cleaning& cleaning) {
-  if (cleaning.gathered.empty()) co_return;
+  while (cleaning.writing) co_await cleaning.write_done.wait();
+  if (cleaning.failed || cleaning.gathered.empty()) co_return;
   const std::uint32_t blocks = 1 + cleaning.builder.payload_blocks();
   // A sealed segment without a reference is dead: the references come before the next segment.
   if (cold_.segment != nullptr && cold_.next_block + blocks > segment_blocks_) {
@@ -212,33 +214,46 @@ Task<void> VolumeImpl::write_copies(Cleaning& cleaning) {
   ++cold_.sequence.value;
   const format::RecordIdentity identity{id_, epoch_, cold_.segment->number, at, cold_.sequence};
   cleaning.builder.finish(identity, {}, RecordKind::copy);
-  for (std::uint32_t done = 0; done < blocks;) {
-    const std::uint32_t count = std::min(cleaner_step_blocks(), blocks - done);
-    co_await await_credit(cleaning, count);
-    const std::span<std::byte> bytes =
-        cleaning.copies.span(done * kBlockBytes, count * kBlockBytes);
-    const int error = co_await FileIo(*cold_.segment->file, FileOperation::write,
-                                      (at + done) * kBlockBytes, bytes);
-    if (error != 0) {
-      cleaning.failed = true;
-      seal_cold();
-      co_return;
-    }
-    statistics_.cleaner_bytes_written += bytes.size();
-    done += count;
-  }
   for (std::size_t i = 0; i < cleaning.gathered.size(); ++i) {
     Cleaning::Move& move = cleaning.gathered[i];
     move.to = BlockLocation::at(cold_.segment->number, at + 1 + static_cast<std::uint32_t>(i));
     cleaning.written.push_back(move);
   }
   cleaning.gathered.clear();
+  std::swap(cleaning.copies, cleaning.copies_written);
   cleaning.builder = format::RecordBuilder(cleaning.copies.span(0, kBlockBytes));
+  cleaning.writing = true;
+  if (cleaner_has_haste()) {
+    tasks_.spawn(write_record(&cleaning, at, blocks));
+  } else {
+    co_await write_record(&cleaning, at, blocks);
+  }
+}
+
+// A step at a time. After an error nobody appends behind it.
+Task<void> VolumeImpl::write_record(Cleaning* cleaning, std::uint32_t at, std::uint32_t blocks) {
+  for (std::uint32_t done = 0; done < blocks && !cleaning->failed;) {
+    const std::uint32_t count = std::min(cleaner_step_blocks(), blocks - done);
+    co_await await_credit(*cleaning, count);
+    const std::span<std::byte> bytes =
+        cleaning->copies_written.span(done * kBlockBytes, count * kBlockBytes);
+    const int error = co_await FileIo(*cold_.segment->file, FileOperation::write,
+                                      (at + done) * kBlockBytes, bytes);
+    if (error != 0) {
+      cleaning->failed = true;
+      seal_cold();
+    }
+    statistics_.cleaner_bytes_written += bytes.size();
+    done += count;
+  }
+  cleaning->writing = false;
+  cleaning->write_done.notify_all();
 }
 
 // Ends a round: everything copied so far becomes what the map shows.
 Task<void> VolumeImpl::settle(Cleaning& cleaning) {
   co_await write_copies(cleaning);
+  while (cleaning.writing) co_await cleaning.write_done.wait();
   if (!cleaning.failed) co_await sync_copies(cleaning);
   if (cleaning.failed) {
     cleaning.give_up();

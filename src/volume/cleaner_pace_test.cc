@@ -97,10 +97,10 @@ TEST(CleanerPace, TimeEarnsALittleBesideAGuestThatDoesNotWrite) {
 }
 
 TEST(CleanerPace, AGuestWaitsOnlyOnceGarbageRanAwayAndTheCleanerIsBehind) {
-  CleanerPace near_start = pace_at(39);
+  CleanerPace near_start = pace_at(34);
   near_start.guest_wrote(1'000'000);
   EXPECT_FALSE(near_start.presses_guest());
-  CleanerPace far_beyond = pace_at(41);
+  CleanerPace far_beyond = pace_at(36);
   EXPECT_FALSE(far_beyond.presses_guest());
   far_beyond.guest_wrote(1'000'000);
   EXPECT_TRUE(far_beyond.presses_guest());

@@ -32,7 +32,8 @@ constexpr std::uint32_t kGarbagePercentMin = 5;
 constexpr std::size_t kCandidatesMax = 8;
 constexpr std::uint64_t kSegmentsPerCandidate = 64;
 constexpr Duration kTick = 10ms;  // how often somebody who waits looks again
-constexpr Duration kTurnWait = 20ms;
+constexpr Duration kTurnWait = 200ms;  // there may be a thousand volumes that wait for a turn
+constexpr Duration kUrgentTurnWait = 20ms;
 
 std::uint64_t blocks_of(const SegmentEntry& entry) {
   return std::max(entry.used_blocks, entry.live_blocks);
@@ -68,9 +69,9 @@ void VolumeImpl::maybe_clean() {
 Task<void> VolumeImpl::clean() {
   CleanerTurns::Turn turn;
   while (!closing_ && !turn.take(turns_, is_held_for_space())) {
-    co_await sleep_for(executor_, kTurnWait);
+    co_await sleep_for(executor_, is_held_for_space() ? kUrgentTurnWait : kTurnWait);
   }
-  Cleaning cleaning;
+  Cleaning cleaning(executor_);
   Backoff backoff;
   pace_.begin(executor_.now());
   cleaner_works_ = true;
@@ -188,9 +189,12 @@ bool VolumeImpl::guest_is_busy() const {
   return executor_.now() - last_request_ < limits::kCleanerIdleTime || requests_active_ != 0;
 }
 
+bool VolumeImpl::cleaner_has_haste() const {
+  return is_held_for_space() || pace_.is_behind() || !guest_is_busy();
+}
+
 std::uint32_t VolumeImpl::cleaner_step_blocks() const {
-  const bool may_be_large = is_held_for_space() || pace_.is_behind() || !guest_is_busy();
-  return may_be_large ? limits::kCleanerStepBlocksMax : limits::kCleanerStepBlocks;
+  return cleaner_has_haste() ? limits::kCleanerStepBlocksMax : limits::kCleanerStepBlocks;
 }
 
 // Before each request of the cleaner to the disk.

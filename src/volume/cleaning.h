@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // What the cleaner of a volume has at hand: from the first victim until garbage is few enough, or
-// nothing is worth it. Its memory: two buffers of half a MiB, and 40 bytes for each block of a cold
-// segment.
+// nothing is worth it. Its memory: three buffers of half a MiB, and 24 bytes for each block of a
+// cold segment.
 #pragma once
 
 #include <algorithm>
@@ -27,10 +27,15 @@ struct VolumeImpl::Cleaning {
     format::MapEntry entry;
   };
 
-  Cleaning()
+  static constexpr std::size_t kRecordBytes =
+      (1 + limits::kRecordPayloadBlocksMax) * std::size_t{kBlockBytes};
+
+  explicit Cleaning(Executor& executor)
       : window(std::size_t{limits::kCleanerStepBlocksMax} * kBlockBytes),
-        copies((1 + limits::kRecordPayloadBlocksMax) * kBlockBytes),
-        builder(copies.span(0, kBlockBytes)) {}
+        copies(kRecordBytes),
+        copies_written(kRecordBytes),
+        builder(copies.span(0, kBlockBytes)),
+        write_done(executor) {}
 
   bool window_has(std::uint32_t index) const {
     return index >= window_first && index < window_first + window_blocks;
@@ -65,10 +70,13 @@ struct VolumeImpl::Cleaning {
   std::vector<Live> live;
 
   // The round: victims whose copies go to one cold segment, which is then synced once.
-  AlignedBuffer copies;  // the record being filled
+  AlignedBuffer copies;          // the record being filled
+  AlignedBuffer copies_written;  // the one before it
   format::RecordBuilder builder;
+  bool writing = false;  // copies_written is on its way
+  Condition write_done;
   std::vector<Move> gathered;  // in that record
-  std::vector<Move> written;   // copied, not yet moved
+  std::vector<Move> written;   // in records before it, not yet moved
   struct Finished {
     SegmentNumber victim;
     std::uint64_t blocks;

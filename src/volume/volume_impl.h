@@ -146,6 +146,7 @@ class VolumeImpl final : public Volume, private MainLogClient {
   bool is_worth_cleaning(SegmentNumber number, const format::SegmentEntry& entry) const;
   Task<void> look_at_pool();
   bool guest_is_busy() const;
+  bool cleaner_has_haste() const;
   std::uint32_t cleaner_step_blocks() const;
   Task<void> await_credit(const Cleaning& cleaning, std::uint32_t blocks);
   static void on_clean_timer(void* context);
@@ -167,6 +168,7 @@ class VolumeImpl final : public Volume, private MainLogClient {
   Task<bool> make_cold_room(std::uint32_t blocks);
   void seal_cold();
   Task<void> write_copies(Cleaning& cleaning);
+  Task<void> write_record(Cleaning* cleaning, std::uint32_t at, std::uint32_t blocks);
   Task<void> settle(Cleaning& cleaning);
   Task<void> sync_copies(Cleaning& cleaning);
   Task<void> move_references(Cleaning& cleaning);
