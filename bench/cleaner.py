@@ -49,12 +49,13 @@ class Served:
         config.write_text(f'state_dir = "{directory / name}"\n'
                           "[volume]\n"
                           f"cleaner_start_percent = {start_percent}\n"
-                          f"cleaner_stop_percent = {max(1, start_percent - 2)}\n")
+                          f"cleaner_stop_percent = {start_percent}\n")  # no head start when idle
         self.daemon = Daemon(directory, ("--config", str(config)), name=name)
         self.daemon.start()
         self.daemon.create_pool(path=self.pool, segment_size=arguments.segment_size)
         self.socket = self.daemon.runtime / "pool.disk.vhost.sock"
         self.is_there = False
+        self.loads = 0
 
     def fill(self):
         """A new volume, every block of it written."""
@@ -72,8 +73,14 @@ class Served:
         return json.loads(done.stdout)
 
     def overwrite(self, seconds, depth, theta):
+        self.loads += 1  # the same blocks in the same order again would be no random overwrite
         skew = ("--zipf", theta) if theta else ()
-        return self.load("--op", "randwrite", "--seconds", seconds, "--depth", depth, *skew)
+        return self.load("--op", "randwrite", "--seconds", seconds, "--depth", depth,
+                         "--seed", self.loads, *skew)
+
+    def garbage_is_near(self, percent):
+        counters = self.counters()
+        return counters["live_bytes"] < 2 * counters["segment_bytes"] * (100 - percent) / 100
 
     def counters(self):
         return self.daemon.call("volume", "show", "pool/disk")["statistics"]
@@ -122,8 +129,9 @@ def run_case(directory, case, arguments):
                       windows=[])
         begin = with_cleaner.counters()
         for number in range(arguments.rounds):
-            without.fill()
-            without.overwrite(min(3, arguments.seconds), case["depth"], case["theta"])
+            if number == 0 or without.garbage_is_near(NEVER):
+                without.fill()
+                without.overwrite(min(3, arguments.seconds), case["depth"], case["theta"])
             pair = {}
             order = (with_cleaner, without) if number % 2 == 0 else (without, with_cleaner)
             for served in order:
@@ -165,7 +173,8 @@ def summary(result):
             f" | {median('with', 'p50'):.0f} / {median('with', 'p99'):.0f} | {ratio:.2f}"
             f" | {median('with', 'iops') / median('without', 'iops'):.2f}"
             f" | {result['window']['all']:.2f} | {result['window']['blocks']:.2f}"
-            f" | {100 * mean_share('live_of_sealed'):.1f} | {100 * mean_share('live_of_all'):.1f} |")
+            f" | {100 * mean_share('live_of_sealed'):.1f} | {100 * mean_share('live_of_all'):.1f}"
+            f" | {theory_uniform(mean_share('live_of_sealed')):.2f} |")
     return line
 
 
@@ -202,14 +211,13 @@ def main():
                                                  dir=test_root()) as directory:
                     results.append(run_case(Path(directory), case, arguments))
     print(f"4 KiB random overwrites of {arguments.size_mib} MiB in segments of "
-          f"{arguments.segment_size}; medians of {arguments.rounds} rounds of {arguments.seconds} s")
+          f"{arguments.segment_size}; {arguments.rounds} rounds of {arguments.seconds} s, medians")
     print("| case | without: p50 / p99 us | with: p50 / p99 us | p99 ratio | IOPS ratio "
-          "| written per guest byte: all | blocks only | live, % of sealed | live, % of all |")
-    print("|---|---|---|---|---|---|---|---|---|")
+          "| written per guest byte: all | blocks only | live, % of sealed | live, % of all "
+          "| theory at that share of sealed, uniform |")
+    print("|---|---|---|---|---|---|---|---|---|---|")
     for result in results:
         print(summary(result))
-    for live in arguments.live:
-        print(f"theory, uniform, blocks only, {live} % live: {theory_uniform(live / 100):.2f}")
     if arguments.json:
         Path(arguments.json).write_text(json.dumps(results, indent=2) + "\n")
 

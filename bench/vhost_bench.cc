@@ -33,7 +33,8 @@ using Clock = std::chrono::steady_clock;
 constexpr const char* kUsage =
     "usage: vhost_bench --socket PATH [--op randread|randwrite|read|write|write+flush|fill]\n"
     "         [--queues N] [--depth N] [--block-bytes N] [--seconds S] [--size-bytes N]\n"
-    "         [--poll-us N] [--queue-size N] [--zipf THETA]\n"
+    "         [--poll-us N] [--queue-size N] [--zipf THETA] [--seed N]\n"
+    "--seed: of the order of blocks; one seed is always the same order.\n"
     "--zipf: some blocks are more popular than others, the one of rank r as r to the power "
     "-THETA;\n"
     "they are spread over the disk (random operations).\n"
@@ -50,7 +51,8 @@ struct Options {
   std::uint64_t size_bytes = 0;  // 0: the whole disk
   std::uint64_t poll_us = 0;
   std::uint64_t queue_size = 0;  // 0: 128 as QEMU has it, or as many as the depth needs
-  double zipf_theta = 0;         // 0: all blocks are alike
+  std::uint64_t seed = 0;
+  double zipf_theta = 0;  // 0: all blocks are alike
 
   bool is_read() const { return op == "randread" || op == "read"; }
   bool is_random() const { return op != "read" && op != "write" && op != "fill"; }
@@ -156,7 +158,7 @@ class Worker {
         queue_(device.queue(number)),
         type_(options.is_read() ? VIRTIO_BLK_T_IN : VIRTIO_BLK_T_OUT),
         blocks_(options.size_bytes / options.block_bytes),
-        random_(number * 0x9e3779b97f4a7c15U + 1),
+        random_((options.seed * options.queues + number) * 0x9e3779b97f4a7c15U + 1),
         zipf_(blocks_, options.zipf_theta),
         slots_(options.depth) {
     const std::uint64_t share = blocks_ / options.queues;
@@ -282,10 +284,13 @@ Options parse(int argc, char** argv) {
     std::string_view name;
     std::uint64_t* value;
   };
-  const Number numbers[] = {
-      {"--queues", &options.queues},           {"--depth", &options.depth},
-      {"--block-bytes", &options.block_bytes}, {"--size-bytes", &options.size_bytes},
-      {"--poll-us", &options.poll_us},         {"--queue-size", &options.queue_size}};
+  const Number numbers[] = {{"--queues", &options.queues},
+                            {"--depth", &options.depth},
+                            {"--block-bytes", &options.block_bytes},
+                            {"--size-bytes", &options.size_bytes},
+                            {"--poll-us", &options.poll_us},
+                            {"--queue-size", &options.queue_size},
+                            {"--seed", &options.seed}};
   for (int index = 1; index + 1 < argc; index += 2) {
     const std::string_view name = argv[index];
     const char* text = argv[index + 1];
