@@ -115,6 +115,8 @@ class VolumeImpl final : public Volume, private MainLogClient {
   Task<void> release_idle_memory();
   Task<void> checkpoint_now();
   Task<void> checkpoint_once();
+  Task<bool> write_flush(Flush& flush);
+  void abandon(Flush& flush);
   Task<void> sync_applied();
   std::uint64_t page_room() const;
   std::uint64_t page_room_needed() const;
@@ -233,7 +235,7 @@ class VolumeImpl final : public Volume, private MainLogClient {
   bool checkpoint_wanted_ = false;
   std::uint64_t checkpoints_done_ = 0;
   std::uint64_t log_bytes_at_checkpoint_ = 0;
-  Sequence checkpoint_sequence_;  // applied as of the newest root
+  Sequence checkpoint_sequence_;   // applied as of the newest root
   MonotonicTime last_activity_{};  // something was applied
   MonotonicTime last_request_{};   // a request came
   struct PageSegment {
@@ -241,7 +243,8 @@ class VolumeImpl final : public Volume, private MainLogClient {
     std::uint32_t next_block;
   };
   std::vector<PageSegment> page_segments_;  // open for pages; the first is being filled
-  std::vector<RootId> old_roots_;           // published and superseded, to be removed
+  PlacePatience page_patience_;
+  std::vector<RootId> old_roots_;  // published and superseded, to be removed
   Condition checkpoint_done_;
   Timer idle_timer_;
   // The cleaner.
