@@ -14,6 +14,7 @@ BUILD_DIR ?= build/release
 ASAN_DIR ?= build/asan
 FUZZ_DIR ?= build/fuzz
 SOAK_SECONDS ?= 3600
+FAULT_SECONDS ?= 600
 FUZZ_SECONDS ?= 60
 
 # Tests run two at a time whatever the number of cores: they measure and kill things.
@@ -27,7 +28,8 @@ help:
 	@echo '  make demo      a Linux guest on a Holdfast volume, its daemon killed while it writes'
 	@echo '  make test      all tests; ends with the summary of ctest'
 	@echo '  make bench     Holdfast beside qemu-storage-daemon and nbdkit, in one run'
-	@echo '  make soak      the simulator on fresh seeds for SOAK_SECONDS ($(SOAK_SECONDS))'
+	@echo '  make soak      the simulator on fresh seeds for SOAK_SECONDS ($(SOAK_SECONDS)), then a'
+	@echo '                 guest on bad storage, FAULT_SECONDS ($(FAULT_SECONDS)) for each fault'
 	@echo '  make fuzz      every fuzz target for FUZZ_SECONDS ($(FUZZ_SECONDS)) each'
 	@echo '  make build     release build in $(BUILD_DIR)'
 	@echo '  make install   into DESTDIR ("$(DESTDIR)") PREFIX ($(PREFIX))'
@@ -63,10 +65,12 @@ bench: build
 	@bench/run.py --bin-dir $(BUILD_DIR)/bin $(BENCH_ARGUMENTS)
 
 soak:
-	@tools/install_packages build
+	@tools/install_packages build test
 	@cmake --preset release -B $(BUILD_DIR) $(CMAKE_ARGUMENTS)
-	@cmake --build $(BUILD_DIR) -j $(JOBS) --target holdfast-sim
+	@cmake --build $(BUILD_DIR) -j $(JOBS) --target holdfast-sim holdfastd holdfast fault_fs guest_load
 	$(BUILD_DIR)/bin/holdfast-sim --seconds $(SOAK_SECONDS)
+	HOLDFAST_BIN_DIR=$(BUILD_DIR)/bin HOLDFAST_FAULT_SECONDS=$(FAULT_SECONDS) \
+	  python3 -B tests/test_storage_faults.py -v GuestOnBadStorage
 
 fuzz:
 	@tools/install_packages build fuzz

@@ -34,6 +34,8 @@ class Subject {
   virtual Task<Result<void>> checkpoint() = 0;
   // What of its memory is beyond its bound; empty: nothing.
   virtual std::string broken_bound() const = 0;
+  // What of its holds is shown wrongly at this moment; empty: nothing.
+  virtual std::string wrong_hold() const { return {}; }
 };
 
 class Guest {

@@ -71,6 +71,7 @@ struct RunPlan {
   FaultOptions faults;
   double outage_chance = 0;  // per phase
   Duration outage_max = 5s;
+  double silence_chance = 0;  // per phase: for a while nothing is answered, and nothing fails
   double full_chance = 0;
   double thin_full_chance = 0;
   bool rot = false;

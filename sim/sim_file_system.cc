@@ -72,9 +72,10 @@ class SimFile final : public File {
     --inode_->open_count;
     file_system_.storage_.update_accounting(*inode_);
   }
-  void submit(FileRequest& request) override { file_system_.submit(*this, request); }
 
  private:
+  void start(FileRequest& request) override { file_system_.submit(*this, request); }
+
   friend class SimFileSystem;
   SimFileSystem& file_system_;
   InodePointer inode_;
@@ -103,23 +104,34 @@ class SimFileSystem::Answer {
   Answer(const Answer&) = delete;
   Answer& operator=(const Answer&) = delete;
   ~Answer() {
-    if (is_pending_ && file_system_.alive_) file_system_.scheduler_.cancel(key_);
+    if (!is_pending_ || !file_system_.alive_) return;
+    file_system_.scheduler_.cancel(key_);
+    ended();
   }
   bool await_ready() const noexcept { return false; }
   void await_suspend(std::coroutine_handle<> waiting) {
     if (!file_system_.alive_) return;
     is_pending_ = true;
+    id_ = file_system_.next_id_++;
+    file_system_.answers_.emplace(id_, file_system_.scheduler_.now());
     key_ = file_system_.scheduler_.schedule(file_system_.pick_time(), &file_system_.host_,
                                             EventKind::completion, [this, waiting] {
-                                              is_pending_ = false;
+                                              ended();
                                               waiting.resume();
                                             });
   }
   void await_resume() const noexcept {}
 
  private:
+  void ended() {
+    is_pending_ = false;
+    file_system_.answers_.erase(id_);
+    file_system_.note_if_idle();
+  }
+
   SimFileSystem& file_system_;
   bool is_pending_ = false;
+  std::uint64_t id_ = 0;
   EventKey key_;
 };
 
@@ -184,6 +196,21 @@ void SimFileSystem::abandon(SimFile& file) {
   }
 }
 
+void SimFileSystem::note_if_idle() {
+  if (pending_.empty() && answers_.empty()) idle_since_ = scheduler_.now();
+}
+
+std::optional<Duration> SimFileSystem::oldest_wait() const {
+  std::optional<MonotonicTime> oldest;
+  if (!pending_.empty()) oldest = pending_.begin()->second.submitted;
+  if (!answers_.empty()) {
+    const MonotonicTime call = answers_.begin()->second;
+    oldest = oldest.has_value() ? std::min(*oldest, call) : call;
+  }
+  if (!oldest.has_value()) return std::nullopt;
+  return scheduler_.now() - *oldest;
+}
+
 void SimFileSystem::trace(const std::string& line) {
   scheduler_.trace("p" + std::to_string(host_.number()) + " " + line);
 }
@@ -214,8 +241,22 @@ MonotonicTime SimFileSystem::pick_time() {
     if (scheduler_.now() < faults_.outage_until && faults_.outage_hangs) {
       delay += faults_.outage_until - scheduler_.now();
     }
+    if (scheduler_.now() < faults_.silent_until) delay += faults_.silent_until - scheduler_.now();
   }
   return rounded(delay);
+}
+
+void SimFileSystem::pick_bad_place(Inode& inode) {
+  if (!faults_.enabled || faults_.options.bad_place_chance == 0 || inode.preallocated_bytes == 0 ||
+      !prng_.chance(faults_.options.bad_place_chance)) {
+    return;
+  }
+  // Mostly near the start, which is the part that is certainly used.
+  const std::uint64_t blocks = inode.preallocated_bytes / kBlockBytes;
+  const std::uint64_t first =
+      prng_.below(prng_.chance(0.7) ? std::min<std::uint64_t>(blocks, 16) : blocks);
+  inode.bad_begin_bytes = first * kBlockBytes;
+  inode.bad_end_bytes = (first + prng_.between(1, 8)) * kBlockBytes;
 }
 
 Error SimFileSystem::transport_error(const std::string& path, int error) const {
@@ -256,7 +297,7 @@ void SimFileSystem::submit(SimFile& file, FileRequest& request) {
   if (!alive_) return;
   const std::uint64_t length_bytes = total_bytes(request);
   check_request(file, request, length_bytes);
-  Pending pending{&request, &file, file.inode_, length_bytes, 0, 0, 0};
+  Pending pending{scheduler_.now(), &request, &file, file.inode_, length_bytes, 0, 0, 0};
   switch (request.operation) {
     case FileOperation::read:
       pending.error = pick_error(faults_.options.read_error_chance);
@@ -264,6 +305,12 @@ void SimFileSystem::submit(SimFile& file, FileRequest& request) {
     case FileOperation::write:
       pending.checksum = checksum_of(request);
       pending.error = pick_error(faults_.options.write_error_chance);
+      if (pending.error == 0 && faults_.enabled &&
+          request.offset_bytes < file.inode_->bad_end_bytes &&
+          request.offset_bytes + length_bytes > file.inode_->bad_begin_bytes) {
+        pending.error = EIO;
+        ++faults_.injected_errors;
+      }
       if (pending.error == 0 && faults_.enabled &&
           (faults_.thin_full || prng_.chance(faults_.options.write_no_space_chance))) {
         pending.error = ENOSPC;
@@ -296,6 +343,7 @@ void SimFileSystem::finish(std::uint64_t id) {
   if (found == pending_.end()) return;  // its file was closed meanwhile: a violation, reported
   Pending pending = std::move(found->second);
   pending_.erase(found);
+  note_if_idle();
   FileRequest& request = *pending.request;
   Inode& inode = *pending.inode;
   switch (request.operation) {
@@ -341,7 +389,7 @@ void SimFileSystem::finish(std::uint64_t id) {
           (pending.error == 0 ? "ok" : strerrorname_np(pending.error)));
   }
   request.error = pending.error;
-  request.on_complete(request);
+  request.complete();
 }
 
 Task<Result<void>> SimFileSystem::reach(const char* operation, const std::string& path) {
@@ -371,6 +419,7 @@ Task<Result<std::unique_ptr<File>>> SimFileSystem::open(std::string path, FileOp
   InodePointer inode;
   if (options.create_new) {
     CO_TRY_ASSIGN(inode, storage_.create_file(path, options.preallocate_bytes));
+    pick_bad_place(*inode);
   } else {
     inode = storage_.find(path);
     if (inode == nullptr) {

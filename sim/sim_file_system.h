@@ -11,6 +11,7 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -36,6 +37,7 @@ struct FaultOptions {
   double name_error_chance = 0;      // of opens, renames, listings...
   double error_after_chance = 0;     // of those: the change was made, and yet an error is reported
   double write_no_space_chance = 0;  // of writes into preallocated space (thin storage)
+  double bad_place_chance = 0;       // of new segments: a part of it can never be written
   double lands_early_chance = 0;     // part of a write is visible long before its completion
 };
 
@@ -46,7 +48,8 @@ struct Faults {
   // While now < outage_until everything fails, or waits for the end when outage_hangs.
   MonotonicTime outage_until{};
   bool outage_hangs = false;
-  bool thin_full = false;  // every write finds no space
+  MonotonicTime silent_until{};  // while now < silent_until all that is asked waits for that
+  bool thin_full = false;        // every write finds no space
   std::uint64_t injected_errors = 0;
 };
 
@@ -61,6 +64,10 @@ class SimFileSystem final : public FileSystem {
   // writes in flight land until `drained_at`, and then the locks are free. Returns drained_at.
   MonotonicTime die(bool host_lost);
   bool is_alive() const { return alive_; }
+  // How long the storage has owed its oldest answer to this process; nothing: it owes none.
+  std::optional<Duration> oldest_wait() const;
+  // Since when it owes none.
+  MonotonicTime idle_since() const { return idle_since_; }
 
   Task<Result<std::unique_ptr<File>>> open(std::string path, FileOpenOptions options) override;
   Task<Result<void>> make_directory(std::string path) override;
@@ -83,6 +90,7 @@ class SimFileSystem final : public FileSystem {
 
   // One file request in flight.
   struct Pending {
+    MonotonicTime submitted{};
     FileRequest* request = nullptr;
     SimFile* file = nullptr;
     InodePointer inode;
@@ -103,6 +111,8 @@ class SimFileSystem final : public FileSystem {
   Task<Result<void>> reach(const char* operation, const std::string& path);
   // The way back.
   Task<Result<void>> answer(const std::string& path);
+  void note_if_idle();
+  void pick_bad_place(Inode& inode);
   Error transport_error(const std::string& path, int error) const;
   void trace(const std::string& line);
 
@@ -114,6 +124,8 @@ class SimFileSystem final : public FileSystem {
   bool alive_ = true;
   std::uint64_t next_id_ = 1;
   std::map<std::uint64_t, Pending> pending_;
+  std::map<std::uint64_t, MonotonicTime> answers_;  // calls that wait, and since when
+  MonotonicTime idle_since_{};
 };
 
 }  // namespace holdfast::sim

@@ -63,6 +63,8 @@ struct Inode {
   std::uint64_t preallocated_bytes = 0;  // not 0: writing behind it is a bug
   std::uint64_t write_counter = 0;
   std::uint32_t syncs_in_flight = 0;
+  std::uint64_t bad_begin_bytes = 0;  // writes that touch this range always fail; empty: none
+  std::uint64_t bad_end_bytes = 0;
   std::uint64_t locked_by = 0;  // the number of a file system view; 0: nobody
 
   // Of a directory.

@@ -9,6 +9,7 @@ namespace {
 constexpr std::uint64_t kStorageBytes = 4 * kGiB;
 // Longer than any fault lasts: what is not done by then never will be.
 constexpr Duration kPatience = std::chrono::minutes(30);
+constexpr Duration kHoldCheckInterval = 300ms;
 constexpr Duration kOpenRetryDelayMin = 20ms;
 constexpr Duration kOpenRetryDelayMax = 2s;
 // Opening gives up at the first error of many operations, so at some rates of errors it never ends.
@@ -102,7 +103,17 @@ VolumeRun::Stop VolumeRun::run_until(const std::function<bool()>& done, const ch
       return Stop::violation;
     }
     scheduler_.step();
+    check_hold();
   }
+}
+
+// Now and then: what it looks at changes once in seconds.
+void VolumeRun::check_hold() {
+  if (scheduler_.now() < next_hold_check_) return;
+  next_hold_check_ = scheduler_.now() + kHoldCheckInterval;
+  if (process_ == nullptr || process_->subject == nullptr || !process_->files.is_alive()) return;
+  const std::string wrong = process_->subject->wrong_hold();
+  if (!wrong.empty()) scheduler_.fail("hold", wrong);
 }
 
 VolumeRun::Stop VolumeRun::run_task(Task<Result<void>> task, const char* what,
@@ -349,6 +360,14 @@ void VolumeRun::schedule_faults() {
       faults_.outage_hangs = hangs;
     });
   }
+  if (plan_.silence_chance != 0 && prng_.chance(plan_.silence_chance)) {
+    const Duration length = prng_.between(Duration(1s), Duration(20s));
+    scheduler_.schedule(soon(), nullptr, EventKind::world, [this, length] {
+      if (!faults_.enabled) return;
+      trace("SILENCE begins");
+      faults_.silent_until = scheduler_.now() + length;
+    });
+  }
   const auto window = [&](std::function<void()> begin, std::function<void()> end) {
     const MonotonicTime start = soon();
     const Duration length = prng_.between(Duration(1ms), Duration(5s));
@@ -391,7 +410,7 @@ void VolumeRun::schedule_faults() {
 void VolumeRun::stop_faults() {
   faults_.enabled = false;
   faults_.thin_full = false;
-  faults_.outage_until = MonotonicTime{};
+  faults_.outage_until = faults_.silent_until = MonotonicTime{};
   storage_.set_foreign_bytes(0);
 }
 

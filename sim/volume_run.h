@@ -70,6 +70,7 @@ class VolumeRun {
   Stop run_task(Task<Result<void>> task, const char* what, Result<void>* result);
   void arm_crash(std::uint64_t completions_from_now);
   bool crash_is_due() const;
+  void check_hold();
 
   void create();
   bool live(const Phase& phase, bool is_last);
@@ -95,6 +96,7 @@ class VolumeRun {
   VolumeModel model_;
   Guest guest_;
   std::unique_ptr<Process> process_;
+  MonotonicTime next_hold_check_{};
   std::optional<std::uint64_t> crash_at_;  // completions of the scheduler
   CrashKind crash_kind_ = CrashKind::process;
   bool crash_after_ = false;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "sim/volume_subject.h"
 
+#include <optional>
 #include <string>
 #include <utility>
 
@@ -55,6 +56,28 @@ class VolumeSubject final : public Subject {
     if (statistics.cached_page_bytes > pages_max) {
       return "cached pages take " + std::to_string(statistics.cached_page_bytes) +
              " bytes, the bound is " + std::to_string(pages_max);
+    }
+    return {};
+  }
+
+  // Nobody waits for silent storage without its being shown, and nothing is shown of storage that
+  // has answered everything.
+  std::string wrong_hold() const override {
+    if (volume_ == nullptr) return {};
+    const HoldState hold = volume_->statistics().hold;
+    const std::optional<Duration> wait = files_.oldest_wait();
+    const auto text = [](Duration time) { return std::to_string(time / 1ms) + " ms"; };
+    if (wait.has_value() && *wait > limits::kStallTime + limits::kStallCheckInterval &&
+        hold.reason == HoldReason::none) {
+      return "the storage has not answered for " + text(*wait) + ", and no hold is shown";
+    }
+    if (hold.reason != HoldReason::stall) return {};
+    if (host_.now() - hold.since < limits::kStallTime) {
+      return "a stall is shown after only " + text(host_.now() - hold.since);
+    }
+    if (!wait.has_value() && host_.now() - files_.idle_since() > limits::kStallCheckIntervalHeld) {
+      return "a stall is shown, but the storage answered everything " +
+             text(host_.now() - files_.idle_since()) + " ago";
     }
     return {};
   }

@@ -88,9 +88,20 @@ inline constexpr std::uint32_t kLeavesPerTurnMax = 512;
 // Files.
 inline constexpr std::size_t kOpenSegmentsMax = 1024;  // file handles kept per volume
 
+// Kernel threads of one loop for calls that block, such as syncs; and how many of those one storage
+// may have, so that one that hangs leaves the others theirs.
+inline constexpr unsigned kLoopWorkersMax = 1024;
+inline constexpr std::uint32_t kDiskSyncsInFlightMax = 64;
+
 // Holding.
 inline constexpr Duration kRetryDelayMin = 50ms;
 inline constexpr Duration kRetryDelayMax = 1s;
+// An operation that takes longer shows its volume as held: the storage does not answer.
+inline constexpr Duration kStallTime = 3s;
+inline constexpr Duration kStallCheckInterval = 1s;         // while anything is in flight
+inline constexpr Duration kStallCheckIntervalHeld = 200ms;  // while the storage does not answer
+inline constexpr Duration kStallReminderDelay = 1min;  // then one more line, then twice as late
+inline constexpr Duration kStallLogInterval = 30s;     // between stalls that are logged
 
 // Space kept for metadata, deletes and the cleaner: max(1 GiB, 1 %), at most 1/8 of a tiny pool.
 inline constexpr std::uint64_t kReserveBytesMin = 1 * kGiB;
@@ -149,8 +160,9 @@ inline constexpr Duration kRestoreTime = 15s;  // a start waits this long for po
 inline constexpr Duration kReopenDelayMin = 500ms;
 inline constexpr Duration kReopenDelayMax = 15s;
 inline constexpr Duration kStatusTime = 1s;  // `status` waits this long for pools and loops
-inline constexpr Duration kDetachTime = 5s;  // then a detach goes on in the background
-inline constexpr Duration kStopTime = 20s;   // a clean stop; then as a crash: nothing is lost
+inline constexpr std::size_t kLookUpsPerPoolMax = 4;  // that wait for storage which does not answer
+inline constexpr Duration kDetachTime = 5s;           // then a detach goes on in the background
+inline constexpr Duration kStopTime = 20s;  // a clean stop; then as a crash: nothing is lost
 inline constexpr std::size_t kStateFileBytes = 512 * kKiB;  // each of two, allocated beforehand
 
 // Logs.

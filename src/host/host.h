@@ -100,6 +100,11 @@ class Host {
   // host_volumes.cc
   Task<Result<VolumeRecord>> find_volume(Pool& pool, VolumeName name);
   Task<Result<VolumeReport>> report_volume(Pool& pool, VolumeName name, VolumeRecord record);
+  using LookUp = Result<std::vector<VolumeReport>>;
+  Task<Result<std::vector<VolumeReport>>> look_up(PoolEntry& entry, std::string volume);
+  Task<void> store_look_up(PoolEntry& entry, std::string volume,
+                           std::shared_ptr<std::optional<LookUp>> answer);
+  Task<Result<std::vector<VolumeReport>>> report_volumes(PoolEntry& entry, std::string volume);
 
   // host_attach.cc
   Attachment* find_attachment(const VolumeName& name) const;

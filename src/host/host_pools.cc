@@ -181,6 +181,7 @@ Task<void> Host::refresh_space(std::string name) {
   PoolEntry& entry = *at->second;
   const PoolUse use(entry);
   entry.refreshing = true;
+  entry.refreshing_since = executor_.now();
   const auto space = co_await entry.pool->space();
   if (space.ok()) {
     const PoolSpace& now = space.value();
@@ -220,6 +221,9 @@ PoolReport Host::report(const PoolEntry& entry) const {
   report.location = entry.location;
   report.state = entry.state;
   report.reason = entry.reason;
+  if (entry.refreshing && executor_.now() - entry.refreshing_since >= limits::kStatusTime) {
+    report.reason = "the storage does not answer; the figures are older ones";
+  }
   if (entry.pool != nullptr) {
     const PoolInfo& info = entry.pool->info();
     report.open = PoolReport::Open{info.id, info.shared, info.segment_bytes, info.format_version,

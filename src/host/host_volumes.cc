@@ -107,6 +107,76 @@ Task<Result<VolumeReport>> Host::create_volume(CreateVolumeRequest request) {
   co_return co_await report_volume(*entry->pool, request.name, std::move(record));
 }
 
+// --- Reports, which must not hang with the storage ---
+
+// What the storage says of the volumes of a pool, or of the one that is named.
+Task<Result<std::vector<VolumeReport>>> Host::look_up(PoolEntry& entry, std::string volume) {
+  const PoolUse use(entry);
+  Pool& storage = *entry.pool;
+  std::vector<VolumeRecord> records;
+  if (volume.empty()) {
+    CO_TRY_ASSIGN(records, co_await storage.list_volumes());
+    std::sort(records.begin(), records.end(),
+              [](const VolumeRecord& a, const VolumeRecord& b) { return a.name < b.name; });
+  } else {
+    VolumeName name{entry.name, volume};
+    CO_TRY_ASSIGN(VolumeRecord record, co_await find_volume(storage, std::move(name)));
+    records.push_back(std::move(record));
+  }
+  std::vector<VolumeReport> reports;
+  for (VolumeRecord& record : records) {
+    VolumeName name{entry.name, record.name};
+    CO_TRY_ASSIGN(VolumeReport report,
+                  co_await report_volume(storage, std::move(name), std::move(record)));
+    reports.push_back(std::move(report));
+  }
+  co_return reports;
+}
+
+Task<void> Host::store_look_up(PoolEntry& entry, std::string volume,
+                               std::shared_ptr<std::optional<LookUp>> answer) {
+  ++entry.lookups;
+  answer->emplace(co_await look_up(entry, std::move(volume)));
+  --entry.lookups;
+  changed_.notify_all();
+}
+
+// The same, but what is attached is reported even when the storage fails or does not answer in
+// time: that is when people want to know.
+Task<Result<std::vector<VolumeReport>>> Host::report_volumes(PoolEntry& entry, std::string volume) {
+  const std::string pool = entry.name;
+  const auto answer = std::make_shared<std::optional<LookUp>>();
+  std::string why = "it has not answered earlier questions yet";
+  if (entry.pool == nullptr) {
+    why = entry.reason;
+  } else if (entry.lookups < limits::kLookUpsPerPoolMax) {
+    background_.spawn(store_look_up(entry, volume, answer));
+    const MonotonicTime deadline = executor_.now() + limits::kStatusTime;
+    Timer timer([](void* context) { static_cast<Condition*>(context)->notify_all(); }, &changed_);
+    executor_.arm(timer, deadline);
+    // Of what is not attached nobody else knows: then there is only to wait.
+    const bool is_known = volume.empty() || find_attachment(VolumeName{pool, volume}) != nullptr;
+    while (!answer->has_value() && (!is_known || executor_.now() < deadline)) {
+      co_await changed_.wait();
+    }
+    if (answer->has_value() && (*answer)->ok()) co_return std::move(**answer);
+    why = answer->has_value() ? (*answer)->error().message() : "it does not answer";
+  }
+  std::vector<VolumeReport> reports;
+  for (const auto& [name, attachment] : attachments_) {
+    if (name.pool != pool || (!volume.empty() && name.volume != volume)) continue;
+    VolumeReport report;
+    report.name = name;
+    add_live_report(*attachment, report);
+    if (report.reason.empty()) report.reason = "not all is known of it now: its storage: " + why;
+    reports.push_back(std::move(report));
+  }
+  if (!reports.empty()) co_return reports;
+  if (answer->has_value()) co_return std::move(**answer);
+  co_return Error(ErrorCode::path_failure,
+                  "the storage of pool '" + pool + "' cannot be asked now: " + why);
+}
+
 Task<Result<std::vector<VolumeReport>>> Host::list_volumes(std::string pool) {
   CO_TRY(check_running());
   co_await refresh(false);
@@ -121,27 +191,13 @@ Task<Result<std::vector<VolumeReport>>> Host::list_volumes(std::string pool) {
   for (const std::string& name : names) {
     const auto at = pools_.find(name);
     if (at == pools_.end()) continue;  // closed meanwhile
-    if (at->second->pool == nullptr) {
-      for (const auto& [volume, attachment] : attachments_) {
-        if (volume.pool != name) continue;
-        VolumeReport report;
-        report.name = volume;
-        add_live_report(*attachment, report);
-        reports.push_back(std::move(report));
-      }
-      continue;
+    auto found = co_await report_volumes(*at->second, "");
+    if (!found.ok()) {
+      // One pool's trouble does not hide the volumes of the others; `status` tells of it.
+      if (pool.empty()) continue;
+      co_return found.take_error();
     }
-    const PoolUse use(*at->second);
-    Pool& storage = *at->second->pool;
-    CO_TRY_ASSIGN(std::vector<VolumeRecord> volumes, co_await storage.list_volumes());
-    std::sort(volumes.begin(), volumes.end(),
-              [](const VolumeRecord& a, const VolumeRecord& b) { return a.name < b.name; });
-    for (VolumeRecord& volume : volumes) {
-      VolumeName volume_name{name, volume.name};
-      CO_TRY_ASSIGN(VolumeReport report,
-                    co_await report_volume(storage, std::move(volume_name), std::move(volume)));
-      reports.push_back(std::move(report));
-    }
+    for (VolumeReport& report : *found) reports.push_back(std::move(report));
   }
   co_return reports;
 }
@@ -149,17 +205,11 @@ Task<Result<std::vector<VolumeReport>>> Host::list_volumes(std::string pool) {
 Task<Result<VolumeReport>> Host::show_volume(VolumeName name) {
   co_await refresh(false);
   CO_TRY_ASSIGN(PoolEntry * entry, find_pool(name.pool));
-  const Attachment* attachment = find_attachment(name);
-  if (entry->pool == nullptr && attachment != nullptr) {
-    VolumeReport report;
-    report.name = name;
-    add_live_report(*attachment, report);
-    co_return report;
+  if (find_attachment(name) == nullptr) {
+    CO_TRY(find_open_pool(name.pool));
   }
-  CO_TRY(find_open_pool(name.pool));
-  const PoolUse use(*entry);
-  CO_TRY_ASSIGN(VolumeRecord record, co_await find_volume(*entry->pool, name));
-  co_return co_await report_volume(*entry->pool, name, std::move(record));
+  CO_TRY_ASSIGN(std::vector<VolumeReport> found, co_await report_volumes(*entry, name.volume));
+  co_return std::move(found.front());
 }
 
 Task<Result<VolumeReport>> Host::resize_volume(ResizeVolumeRequest request) {

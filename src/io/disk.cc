@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "base/assert.h"
+#include "base/limits.h"
 #include "base/units.h"
 #include "io/file_calls.h"
 
@@ -52,11 +53,11 @@ class DiskFile final : public File {
     disk_.close_descriptor(descriptor_);
   }
 
-  void submit(FileRequest& request) override;
-
   std::uint32_t requests_in_flight = 0;
 
  private:
+  void start(FileRequest& request) override;
+
   Disk& disk_;
   int descriptor_;
 };
@@ -138,13 +139,15 @@ struct Disk::Operation : LoopOperation {
       return;
     }
     FileRequest& request = *self.request;
+    Disk& disk = *self.disk;
     --self.file->requests_in_flight;
-    self.disk->give_back(self);
-    request.on_complete(request);
+    if (request.operation == FileOperation::sync_data) disk.sync_ended();
+    disk.give_back(self);
+    request.complete();
   }
 };
 
-void DiskFile::submit(FileRequest& request) {
+void DiskFile::start(FileRequest& request) {
   Disk::Operation& operation = disk_.take_operation();
   operation.file = this;
   operation.request = &request;
@@ -154,12 +157,35 @@ void DiskFile::submit(FileRequest& request) {
   operation.transient_retries = 0;
   request.error = 0;
   ++requests_in_flight;
-  disk_.loop_.start(operation);
+  if (request.operation == FileOperation::sync_data) {
+    disk_.start_sync(operation);
+  } else {
+    disk_.loop_.start(operation);
+  }
 }
 
 Disk::Disk(Loop& loop) : loop_(loop), worker_(loop) {}
 
-Disk::~Disk() = default;
+Disk::~Disk() {
+  waiting_syncs_.clear();
+}
+
+// A sync keeps one of the loop's workers for as long as the storage takes, and the loop has other
+// storages to serve.
+void Disk::start_sync(Operation& operation) {
+  if (syncs_in_flight_ == limits::kDiskSyncsInFlightMax) {
+    waiting_syncs_.push_back(operation);
+    return;
+  }
+  ++syncs_in_flight_;
+  loop_.start(operation);
+}
+
+void Disk::sync_ended() {
+  --syncs_in_flight_;
+  auto* const next = static_cast<Operation*>(waiting_syncs_.pop_front());
+  if (next != nullptr) start_sync(*next);
+}
 
 Disk::Operation& Disk::take_operation() {
   if (free_operations_ == nullptr) {

@@ -7,10 +7,12 @@
 // Thread: the loop's. Outlives its files, locks and calls under way; the loop outlives it.
 #pragma once
 
+#include <cstdint>
 #include <memory>
 #include <string>
 #include <vector>
 
+#include "base/list.h"
 #include "io/file_system.h"
 #include "io/loop.h"
 #include "io/worker.h"
@@ -45,11 +47,15 @@ class Disk final : public FileSystem {
 
   Operation& take_operation();
   void give_back(Operation& operation);
+  void start_sync(Operation& operation);
+  void sync_ended();
   void close_descriptor(int descriptor);
 
   Loop& loop_;
   std::vector<std::unique_ptr<Operation>> operations_;  // as many as were ever in flight together
   Operation* free_operations_ = nullptr;
+  std::uint32_t syncs_in_flight_ = 0;
+  List<LoopOperation, &LoopOperation::link> waiting_syncs_;
   Worker worker_;
 };
 

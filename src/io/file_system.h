@@ -16,14 +16,19 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
+#include "base/list.h"
 #include "base/result.h"
+#include "base/time.h"
 #include "io/task.h"
 
 namespace holdfast {
 
 enum class FileOperation : std::uint8_t { read, write, sync_data };
+
+class File;
 
 // One I/O. Owned by the caller, alive and untouched until on_complete. Short transfers are
 // completed below (in io/): error == 0 means every byte was transferred. A read past the end of the
@@ -39,10 +44,19 @@ struct FileRequest {
   void* context = nullptr;
   int error = 0;  // result: 0 or a positive errno
 
-  // For the implementation.
+  // For the implementation, and for who observes the file.
   iovec single_vector{};
   void* implementation = nullptr;
   FileRequest* next = nullptr;
+  File* file = nullptr;
+  MonotonicTime submitted{};
+  ListLink in_flight_link;
+
+  // The implementation's last act on a request.
+  void complete() {
+    in_flight_link.unlink();
+    on_complete(*this);
+  }
 
   // Points the request at one contiguous buffer.
   void set_buffer(void* data, std::size_t bytes) {
@@ -52,13 +66,41 @@ struct FileRequest {
   }
 };
 
+// Sees every request of the files it is given to.
+class FileObserver {
+ public:
+  virtual ~FileObserver() = default;
+  // May link the request by its in_flight_link, which is unlinked before the request completes.
+  virtual void submitted(FileRequest& request) = 0;
+};
+
 class File {
  public:
+  File() = default;
+  File(const File&) = delete;
+  File& operator=(const File&) = delete;
   virtual ~File() = default;  // no request may be in flight
   // Direct I/O: offsets, lengths and memory are multiples of 512 bytes (4096 where we can).
   // A write that was completed survives the death of this process; it survives the host only after
   // a sync_data that was submitted later completed without error.
-  virtual void submit(FileRequest& request) = 0;
+  void submit(FileRequest& request) {
+    request.file = this;
+    if (observer_ != nullptr) observer_->submitted(request);
+    start(request);
+  }
+  // The observer outlives the file. `name`: what people call the file.
+  void observe(FileObserver& observer, std::string name) {
+    observer_ = &observer;
+    name_ = std::move(name);
+  }
+  const std::string& name() const { return name_; }
+
+ protected:
+  virtual void start(FileRequest& request) = 0;
+
+ private:
+  FileObserver* observer_ = nullptr;
+  std::string name_;
 };
 
 struct FileOpenOptions {

@@ -13,6 +13,7 @@
 #include <cstring>
 #include <ctime>
 
+#include "base/limits.h"
 #include "base/log.h"
 
 namespace holdfast {
@@ -257,6 +258,10 @@ void Loop::ensure_enabled() {
                                        IORING_REGISTER_ENABLE_RINGS, nullptr, 0);
   HOLDFAST_ASSERT(result == 0);
   io_uring_register_ring_fd(&ring_->uring);  // saves a table look-up per call where it is supported
+  // Calls that block, such as syncs, each take one of the ring's workers. By default there are four
+  // for each processor, and one storage that hangs would soon have them all.
+  unsigned workers_max[2] = {limits::kLoopWorkersMax, 0};  // 0: as it is
+  (void)io_uring_register_iowq_max_workers(&ring_->uring, workers_max);
 }
 
 void Loop::update_now() {

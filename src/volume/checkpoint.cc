@@ -9,10 +9,12 @@
 //   3. write the pages (later modifications copy them first), sync their segments
 //   4. publish the root; only then remove older roots and the segments that are dead in it
 //
-// Every step waits out full and unreachable storage; none is undone.
+// Every step waits out full and unreachable storage. Only a place for pages that cannot be written
+// for long makes it begin again, before anything refers to it.
 #include <algorithm>
 #include <array>
 #include <cstring>
+#include <optional>
 
 #include "base/assert.h"
 #include "base/log.h"
@@ -42,6 +44,8 @@ struct VolumeImpl::Flush {
   std::vector<PageWrite> pages;  // in the order of their places
   std::size_t next = 0;          // first page that no lane has taken
   std::size_t lanes_running = 0;
+  HoldTracker::Operation* hold = nullptr;
+  bool abandoned = false;        // a place cannot be written
   std::vector<Segment*> filled;  // sealed by this flush, to be released after it
   std::vector<Segment*> touched;
   format::Root root;
@@ -123,33 +127,65 @@ Task<void> VolumeImpl::sync_applied() {
 }
 
 Task<void> VolumeImpl::checkpoint_once() {
-  Flush flush;
-  co_await sync_applied();
-  co_await make_page_room();
-  log_.pause_apply();
-  co_await sync_applied();
-  co_await make_page_room();  // for pages dirtied since; rarely anything
-  freeze(flush);
-  log_.resume_apply();
+  HoldTracker::Operation held(hold_);  // from a place that cannot be written to one that can
+  for (;;) {
+    Flush flush;
+    flush.hold = &held;
+    co_await sync_applied();
+    co_await make_page_room();
+    log_.pause_apply();
+    co_await sync_applied();
+    co_await make_page_room();  // for pages dirtied since; rarely anything
+    freeze(flush);
+    log_.resume_apply();
 
-  if (canary::kPublishBeforePagesAreDurable) co_await publish(flush.root);
-  if (canary::kFreeBeforeCheckpoint) co_await remove_dead(flush.dead);
+    if (canary::kPublishBeforePagesAreDurable) co_await publish(flush.root);
+    if (canary::kFreeBeforeCheckpoint) co_await remove_dead(flush.dead);
+    const bool written = co_await write_flush(flush);
+    for (const PageWrite& write : flush.pages) write.array->end_flush(*write.page);
+    for (Segment* segment : flush.filled) store_.release(*segment);
+    if (!written) {
+      abandon(flush);
+      continue;
+    }
+    held.succeeded();
+    if (!canary::kPublishBeforePagesAreDurable) co_await publish(flush.root);
+    ++checkpoints_done_;
+    if (!canary::kFreeBeforeCheckpoint) co_await remove_dead(flush.dead);
+    co_return;
+  }
+}
+
+// Makes the pages durable in their places. False: some place cannot be written.
+Task<bool> VolumeImpl::write_flush(Flush& flush) {
   HoldTracker::Operation held(hold_);
   for (;;) {
     co_await write_pages(flush);
+    if (flush.abandoned) co_return false;
     const int error = co_await sync_pages(flush);
-    if (error == 0) break;
+    if (error == 0) co_return true;
     // A failed sync may have lost any of them: the same bytes go to the same places again.
     const std::string detail = std::string("sync of map pages: ") + std::strerror(error);
     const HoldReason reason = never_final(sort_errno(error));
     co_await sleep_for(executor_, held.failed(reason, detail));
   }
-  held.succeeded();
-  for (const PageWrite& write : flush.pages) write.array->end_flush(*write.page);
-  for (Segment* segment : flush.filled) store_.release(*segment);
-  if (!canary::kPublishBeforePagesAreDurable) co_await publish(flush.root);
-  ++checkpoints_done_;
-  if (!canary::kFreeBeforeCheckpoint) co_await remove_dead(flush.dead);
+}
+
+// No root refers to the pages of this flush: they are dirty again, and the next one gives them
+// places in segments that this one did not touch.
+void VolumeImpl::abandon(Flush& flush) {
+  for (const PageWrite& write : flush.pages) (void)write.array->writable(*write.page);
+  for (Segment* segment : flush.touched) {
+    const auto open = std::find_if(
+        page_segments_.begin(), page_segments_.end(),
+        [segment](const PageSegment& candidate) { return candidate.segment == segment; });
+    if (open == page_segments_.end()) continue;  // it was filled
+    store_.seal(segment->number, open->next_block);
+    store_.release(*segment);
+    page_segments_.erase(open);
+  }
+  std::vector<SegmentNumber>& candidates = store_.dead_candidates();
+  candidates.insert(candidates.end(), flush.dead.begin(), flush.dead.end());
 }
 
 // --- Places ---
@@ -225,8 +261,8 @@ void VolumeImpl::freeze(Flush& flush) {
 
   format::Root& root = flush.root;
   root = root_;
-  root.id = root_.id.epoch == epoch_ ? RootId{id_, epoch_, root_.id.number + 1}
-                                     : RootId{id_, epoch_, 0};
+  root.id =
+      root_.id.epoch == epoch_ ? RootId{id_, epoch_, root_.id.number + 1} : RootId{id_, epoch_, 0};
   root.size_bytes = info_.size_bytes;
   root.map_top = map_.top();
   root.segment_table_top = table.top();
@@ -277,7 +313,7 @@ Task<void> VolumeImpl::write_pages(Flush& flush) {
 Task<void> VolumeImpl::write_page_runs(Flush* flush) {
   HoldTracker::Operation held(hold_);
   std::array<iovec, kPagesPerWrite> vectors;
-  while (flush->next < flush->pages.size()) {
+  while (flush->next < flush->pages.size() && !flush->abandoned) {
     const std::size_t first = flush->next;
     const BlockLocation start = flush->pages[first].page->location;
     std::size_t count = 0;
@@ -290,18 +326,32 @@ Task<void> VolumeImpl::write_page_runs(Flush* flush) {
     flush->next = first + count;
     Segment* segment = store_.try_acquire(start.segment());
     HOLDFAST_ASSERT(segment != nullptr);  // open for pages, or released only after the flush
+    const MonotonicTime began = executor_.now();
     for (;;) {
       std::array<iovec, kPagesPerWrite> consumed = vectors;
       const int error =
           co_await FileIo(*segment->file, FileOperation::write, start.block_index() * kBlockBytes,
                           std::span<iovec>(consumed.data(), count));
-      if (error == 0) break;
+      if (error == 0) {
+        page_patience_.wrote();
+        statistics_.page_bytes_written += count * kBlockBytes;
+        break;
+      }
       const std::string detail = std::string("write of map pages: ") + std::strerror(error);
       const HoldReason reason = never_final(sort_errno(error));
       co_await sleep_for(executor_, held.failed(reason, detail));
+      if (!flush->abandoned && reason == HoldReason::path &&
+          page_patience_.is_over(executor_.now() - began)) {
+        log_warning("volume " + info_.name + ": segment " + std::to_string(segment->number.value) +
+                    " cannot be written at block " + std::to_string(start.block_index()) + " (" +
+                    std::strerror(error) + "); the map pages go to a new segment");
+        page_patience_.gave_up();
+        flush->abandoned = true;
+        (void)flush->hold->failed(reason, detail);
+      }
+      if (flush->abandoned) break;
     }
     held.succeeded();
-    statistics_.page_bytes_written += count * kBlockBytes;
     store_.release(*segment);
   }
   --flush->lanes_running;
@@ -321,7 +371,10 @@ Task<void> VolumeImpl::publish(const format::Root& root) {
   HoldTracker::Operation held(hold_);
   for (;;) {
     std::vector<std::byte> bytes = format::encode_root(root);
+    std::optional<HoldTracker::Call> call(std::in_place, hold_,
+                                          "publishing of root " + std::to_string(root.id.number));
     const Result<void> published = co_await pool_.publish_root(root.id, std::move(bytes));
+    call.reset();
     if (published.ok()) break;
     const HoldReason reason = never_final(sort_error(published.error()));
     co_await sleep_for(executor_, held.failed(reason, published.error().message()));
@@ -333,6 +386,7 @@ Task<void> VolumeImpl::publish(const format::Root& root) {
   std::vector<RootId> left;
   for (const RootId& old : old_roots_) {
     if (old == root_.id) continue;
+    const HoldTracker::Call call(hold_, "removal of root " + std::to_string(old.number));
     const Result<void> removed = co_await pool_.remove_root(old);
     if (!removed.ok() && removed.error().code() != ErrorCode::not_found) left.push_back(old);
   }

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <utility>
 
 #include "base/assert.h"
 #include "base/log.h"
@@ -88,7 +89,9 @@ LogRecord* MainLog::open_record(BlockNumber first) {
   return open_;
 }
 
-void MainLog::filled() { executor_.defer(turn_end_); }
+void MainLog::filled() {
+  executor_.defer(turn_end_);
+}
 
 void MainLog::on_turn_end(void* context) {
   auto* self = static_cast<MainLog*>(context);
@@ -133,9 +136,8 @@ bool MainLog::place(LogRecord& record) {
   record.has_place = true;
   if (next_block_ == 0) current_->first_sequence = record.sequence;
   next_block_ += record.used_blocks;
-  record.builder.finish({options_.volume, epoch_, current_->number, record.block_index,
-                         record.sequence},
-                        synced_);
+  record.builder.finish(
+      {options_.volume, epoch_, current_->number, record.block_index, record.sequence}, synced_);
   if (next_block_ > options_.segment_blocks / 2 && !spare_failed_) want_spare();
   return true;
 }
@@ -239,11 +241,19 @@ void MainLog::on_append(FileRequest& request) {
 
 Task<void> MainLog::retry_append(LogRecord* record) {
   HoldTracker::Operation held(hold_);
+  const MonotonicTime began = executor_.now();
   int error = record->io.error;
   while (error != 0) {
     const HoldReason reason = never_final(sort_errno(error));
     const std::string detail = std::string("append: ") + std::strerror(error);
     co_await sleep_for(executor_, held.failed(reason, detail));
+    // Want of space is no property of the place.
+    const bool place_is_bad =
+        reason == HoldReason::path && patience_.is_over(executor_.now() - began);
+    if (moving_ || place_is_bad) {
+      give_up_place(*record, error);
+      co_return;
+    }
     // Only the record: the zeros behind it may overlap what a late write of theirs would destroy.
     const std::span<std::byte> bytes(record->space.memory, record->used_blocks * kBlockBytes);
     error = co_await FileIo(*record->segment->file, FileOperation::write,
@@ -251,6 +261,34 @@ Task<void> MainLog::retry_append(LogRecord* record) {
   }
   held.succeeded();
   append_done(*record);
+}
+
+// The storage answered every attempt, so none of them lands later. The record, and all that is not
+// durable, is written again from memory as after a failed sync, which needs no other rule for
+// recovery: a sequence may stand in several segments.
+void MainLog::give_up_place(LogRecord& record, int error) {
+  if (!moving_) {
+    log_warning("volume " + options_.volume.to_string() + ": segment " +
+                std::to_string(record.segment->number.value) + " cannot be written at block " +
+                std::to_string(record.block_index) + " (" + std::strerror(error) +
+                "); going on in a new segment");
+    patience_.gave_up();
+  }
+  // From here on the rewind holds, without a gap in which nobody seems to wait.
+  if (sync_hold_ == nullptr) sync_hold_ = std::make_unique<HoldTracker::Operation>(hold_);
+  (void)sync_hold_->failed(HoldReason::path, std::string("append: ") + std::strerror(error));
+  moving_ = true;
+  move_error_ = error;
+  --appends_in_flight_;
+  if (record.padded) {
+    record.padded = false;
+    barrier_ = false;
+  }
+  if (!rewinding_) {
+    rewinding_ = true;
+    tasks_.spawn(rewind());
+  }
+  changed_.notify_all();
 }
 
 void MainLog::mark_unsynced(Segment& segment) {
@@ -266,6 +304,7 @@ void MainLog::append_done(LogRecord& record) {
     barrier_ = false;
   }
   record.state = LogRecord::State::written;
+  patience_.wrote();
   mark_unsynced(*record.segment);
   advance();
   pump();
@@ -413,16 +452,19 @@ void MainLog::free_synced() {
 Task<void> MainLog::rewind() {
   while (appends_in_flight_ != 0 || sync_running_ || relocating_) co_await changed_.wait();
   if (sync_hold_ == nullptr) sync_hold_ = std::make_unique<HoldTracker::Operation>(hold_);
-  const std::string detail = std::string("sync: ") + std::strerror(sync_error_);
-  const HoldReason reason = never_final(sort_errno(sync_error_));
+  const bool elsewhere = std::exchange(moving_, false);
+  const int error = elsewhere ? move_error_ : sync_error_;
+  const std::string detail =
+      (elsewhere ? "append: " : "sync: ") + std::string(std::strerror(error));
+  const HoldReason reason = never_final(sort_errno(error));
   co_await sleep_for(executor_, sync_hold_->failed(reason, detail));
-  requeue_unsynced();
+  requeue_unsynced(elsewhere);
   rewinding_ = false;
   sync_wanted_ = true;
   pump();
 }
 
-void MainLog::requeue_unsynced() {
+void MainLog::requeue_unsynced(bool elsewhere) {
   List<LogRecord, &LogRecord::link> later;
   while (LogRecord* record = active_.pop_front()) later.push_back(*record);
   while (LogRecord* record = retained_.pop_front()) {
@@ -436,7 +478,8 @@ void MainLog::requeue_unsynced() {
   if (next_queued_ == nullptr) return;
 
   const LogRecord& first = *next_queued_;
-  const bool in_place = first.has_place && first.segment->first_sequence == first.sequence;
+  const bool in_place =
+      !elsewhere && first.has_place && first.segment->first_sequence == first.sequence;
   if (!in_place && current_ != nullptr) {
     store_.seal(current_->number, next_block_);
     store_.release(*current_);
@@ -460,9 +503,8 @@ const std::byte* MainLog::find_retained(BlockLocation location) {
     for (LogRecord* record = list->front(); record != nullptr; record = list->next(*record)) {
       const BlockLocation first =
           !record->old_payload.is_hole() ? record->old_payload
-          : record->has_place
-              ? BlockLocation::at(record->segment->number, record->block_index + 1)
-              : BlockLocation::hole();
+          : record->has_place ? BlockLocation::at(record->segment->number, record->block_index + 1)
+                              : BlockLocation::hole();
       if (first.is_hole() || location.raw < first.raw ||
           location.raw >= first.raw + record->used_blocks - 1) {
         continue;

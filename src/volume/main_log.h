@@ -13,7 +13,8 @@
 //    written again, in place if their segment began with the first of them, else into a new segment
 //    (recovery takes the later segment where two claim a sequence), and synced again.
 //  - An append is retried with the same bytes at the same place, so one that lands late is
-//  harmless.
+//  harmless. A place that cannot be written for long is given up like a failed sync: all that is
+//  not durable goes to a new segment.
 //  - Memory is bounded by the ring: when it is full, open_record() says so and a sync is started.
 //
 // Thread: the executor's.
@@ -33,6 +34,7 @@
 #include "io/executor.h"
 #include "io/file_system.h"
 #include "io/task.h"
+#include "volume/place_patience.h"
 #include "volume/record_ring.h"
 #include "volume/segment_store.h"
 
@@ -145,6 +147,7 @@ class MainLog {
   void submit(LogRecord& record);
   std::uint32_t pad_blocks(const LogRecord& record) const;
   Task<void> retry_append(LogRecord* record);
+  void give_up_place(LogRecord& record, int error);
   void append_done(LogRecord& record);
   void mark_unsynced(Segment& segment);
   void advance();
@@ -154,7 +157,7 @@ class MainLog {
   void sync_done();
   void free_synced();
   Task<void> rewind();
-  void requeue_unsynced();
+  void requeue_unsynced(bool elsewhere);
   LogRecord& take_record();
   void recycle(LogRecord& record);
 
@@ -193,6 +196,9 @@ class MainLog {
   bool sync_running_ = false;
   bool sync_wanted_ = false;
   bool rewinding_ = false;
+  bool moving_ = false;  // the rewind is for a place that cannot be written
+  int move_error_ = 0;
+  PlacePatience patience_;
   int sync_error_ = 0;
   std::uint32_t syncs_in_flight_ = 0;
   Sequence sync_covers_;

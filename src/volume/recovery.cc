@@ -15,6 +15,7 @@
 #include <cerrno>
 #include <cstring>
 #include <map>
+#include <optional>
 
 #include "base/assert.h"
 #include "base/log.h"
@@ -64,7 +65,9 @@ struct VolumeImpl::FoundRecord {
 };
 
 Task<Result<void>> VolumeImpl::recover(const std::vector<RootId>& roots, MonotonicTime begin) {
+  std::optional<HoldTracker::Call> listing(std::in_place, hold_, "listing of the segments");
   CO_TRY_ASSIGN(std::vector<SegmentId> listed, co_await pool_.list_segments(id_));
+  listing.reset();
   store_.set_listed(listed);
   CO_TRY(co_await store_.load_table(root_.segment_table_top));
   map_.set_top(root_.map_top);
@@ -360,6 +363,7 @@ Task<void> VolumeImpl::tidy_after_recovery() {
   orphans_.clear();
   for (const auto& [segment, used_bytes] : trims_) {
     if (!store_.has_entry(segment.number)) continue;
+    const HoldTracker::Call call(hold_, "trimming of a segment");
     const Result<void> trimmed = co_await pool_.trim_segment(segment, used_bytes);
     if (!trimmed.ok()) log_warning("volume " + info_.name + ": " + trimmed.error().message());
   }

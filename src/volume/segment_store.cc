@@ -4,10 +4,12 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <optional>
 
 #include "base/assert.h"
 #include "base/log.h"
 #include "io/file_io.h"
+#include "volume/canary.h"
 
 namespace holdfast {
 
@@ -17,6 +19,14 @@ using format::kSegmentEntriesPerPage;
 using format::SegmentEntry;
 using format::SegmentState;
 using format::SegmentStream;
+
+namespace {
+
+std::string segment_name(SegmentNumber number) {
+  return "segment " + std::to_string(number.value);
+}
+
+}  // namespace
 
 SegmentStore::SegmentStore(Executor& executor, Pool& pool, VolumeId volume, PageMemory& memory,
                            HoldTracker& hold)
@@ -186,8 +196,12 @@ Task<Result<Segment*>> SegmentStore::create(SegmentStream stream, bool hold_erro
     CO_TRY(co_await prepare_entry(number));
     trim_handles(handles_max_ - 1);
     const SegmentId id{volume_, epoch_, number};
+    std::optional<HoldTracker::Call> call(std::in_place, hold_,
+                                          "creation of " + segment_name(number));
     Result<std::unique_ptr<File>> file = co_await pool_.create_segment(id, purpose);
+    call.reset();
     if (file.ok()) {
+      if (!canary::kUnwatchedFiles) (*file)->observe(hold_.file_observer(), segment_name(number));
       auto owned = std::make_unique<Segment>();
       owned->number = number;
       owned->epoch = epoch_;
@@ -238,6 +252,7 @@ Task<Result<void>> SegmentStore::remove_listed(SegmentId segment) {
       open_.erase(opened);
     }
   }
+  const HoldTracker::Call call(hold_, "removal of " + segment_name(segment.number));
   Result<void> removed = co_await pool_.remove_segment(segment);
   if (!removed.ok() && removed.error().code() != ErrorCode::not_found) co_return removed;
   co_return Result<void>{};
@@ -271,8 +286,12 @@ Task<Result<std::unique_ptr<File>>> SegmentStore::open_file(SegmentNumber segmen
   const SegmentId id{volume_, epoch_of(segment), segment};
   HoldTracker::Operation held(hold_);
   for (;;) {
+    std::optional<HoldTracker::Call> call(std::in_place, hold_,
+                                          "opening of " + segment_name(segment));
     Result<std::unique_ptr<File>> file = co_await pool_.open_segment(id, writable);
+    call.reset();
     if (file.ok()) {
+      if (!canary::kUnwatchedFiles) (*file)->observe(hold_.file_observer(), segment_name(segment));
       grow_handles_max();
       co_return file;
     }
@@ -280,6 +299,7 @@ Task<Result<std::unique_ptr<File>>> SegmentStore::open_file(SegmentNumber segmen
     if (code == ErrorCode::corrupt) co_return file;
     if (code == ErrorCode::not_found) {
       // Missing for good, or is the whole volume out of sight, as when a mount has gone?
+      const HoldTracker::Call listing(hold_, "listing of the roots");
       const Result<std::vector<RootId>> roots = co_await pool_.list_roots(volume_);
       if (roots.ok() && !roots->empty()) co_return file;
     }

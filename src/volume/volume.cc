@@ -61,6 +61,7 @@ VolumeImpl::VolumeImpl(Executor& executor, Pool& pool, VolumeId id, VolumeOption
 
 VolumeImpl::~VolumeImpl() {
   // Requests that a crash leaves behind are not ours to touch; only our links are.
+  hold_.forget_in_flight();
   pending_.clear();
   flushes_.clear();
   completed_.clear();
@@ -313,11 +314,13 @@ Task<Result<void>> VolumeImpl::close() {
   while (!tasks_.empty()) co_await sleep_for(executor_, 1ms);
   // Space only: what cannot be given back now is when the volume is opened again.
   if (log_end.number.value != 0 && store_.has_entry(log_end.number)) {
+    const HoldTracker::Call call(hold_, "trimming of the log");
     const Result<void> trimmed = co_await pool_.trim_segment(log_end, log_end_bytes);
     if (!trimmed.ok()) log_warning("volume " + info_.name + ": " + trimmed.error().message());
   }
   for (const PageSegment& open : page_segments_) {
     const SegmentId id{id_, epoch_, open.segment->number};
+    const HoldTracker::Call call(hold_, "trimming of the map pages");
     const Result<void> trimmed = co_await pool_.trim_segment(id, open.next_block * kBlockBytes);
     if (!trimmed.ok()) log_warning("volume " + info_.name + ": " + trimmed.error().message());
   }

@@ -121,6 +121,8 @@ class VolumeImpl final : public Volume, private MainLogClient {
   Task<void> release_idle_memory();
   Task<void> checkpoint_now();
   Task<void> checkpoint_once();
+  Task<bool> write_flush(Flush& flush);
+  void abandon(Flush& flush);
   Task<void> sync_applied();
   std::uint64_t page_room() const;
   std::uint64_t page_room_needed() const;
@@ -258,7 +260,8 @@ class VolumeImpl final : public Volume, private MainLogClient {
     std::uint32_t next_block;
   };
   std::vector<PageSegment> page_segments_;  // open for pages; the first is being filled
-  std::vector<RootId> old_roots_;           // published and superseded, to be removed
+  PlacePatience page_patience_;
+  std::vector<RootId> old_roots_;  // published and superseded, to be removed
   Condition checkpoint_done_;
   Timer idle_timer_;
   // The cleaner.

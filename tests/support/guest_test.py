@@ -39,6 +39,9 @@ class GuestTest(HoldfastTest):
 
     def setUp(self):
         super().setUp()
+        self.make_pool()
+
+    def make_pool(self):
         self.daemon.create_pool()
 
     def serve(self, volume="pool/disk", size="256M", options=()):
