@@ -56,6 +56,48 @@ void VolumeImpl::want_checkpoint() {
   tasks_.spawn(checkpoint_now());
 }
 
+bool VolumeImpl::space_is_short() const {
+  return space_is_short_ || hold_.state().reason == HoldReason::space;
+}
+
+// Whether a request that frees space is in the volume, wherever it waits.
+bool VolumeImpl::frees_space() {
+  if (freeing_requests_ != 0) return true;
+  for (BlockRequest* request = pending_.front(); request != nullptr;
+       request = pending_.next(*request)) {
+    if (request->operation == BlockOperation::discard ||
+        request->operation == BlockOperation::write_zeroes) {
+      return true;
+    }
+  }
+  return false;
+}
+
+void VolumeImpl::hint_space_is_short(bool is_short) {
+  if (space_is_short_ == is_short) return;
+  space_is_short_ = is_short;
+  free_soon();
+  maybe_clean();
+}
+
+// While space is short, a segment that has died is freed by a checkpoint of its own.
+void VolumeImpl::free_soon() {
+  if (!space_is_short() || closing_ || !serving_ || checkpoint_running_ || checkpoint_wanted_ ||
+      store_.dead_candidates().size() <= dead_when_freed_) {
+    return;
+  }
+  const MonotonicTime due = last_checkpoint_ + limits::kSpaceCheckpointTime;
+  if (due <= executor_.now()) {
+    want_checkpoint();
+  } else if (!free_timer_.is_armed()) {
+    executor_.arm(free_timer_, due);
+  }
+}
+
+void VolumeImpl::on_free_timer(void* context) {
+  static_cast<VolumeImpl*>(context)->free_soon();
+}
+
 void VolumeImpl::after_activity() {
   last_activity_ = executor_.now();
   if (!idle_timer_.is_armed() && !closing_) {
@@ -66,6 +108,7 @@ void VolumeImpl::after_activity() {
   const bool many_dirty =
       memory_.wants_checkpoint() && map_.dirty_count() >= limits::kPagesPerVolumeMin;
   if ((log_is_long || many_dirty) && !checkpoint_running_) want_checkpoint();
+  free_soon();
   maybe_clean();
 }
 
@@ -78,6 +121,11 @@ void VolumeImpl::on_idle_timer(void* context) {
   }
   if (self->log_.applied_sequence() != self->checkpoint_sequence_) self->want_checkpoint();
   self->tasks_.spawn(self->release_idle_memory());
+  if (self->trimmed_blocks_ == 0) return;
+  self->maybe_clean();
+  if (!self->guest_rests()) {  // it reads: come back for the trims
+    self->executor_.arm(self->idle_timer_, self->executor_.now() + self->options_.checkpoint_idle);
+  }
 }
 
 // An idle volume keeps its clean map pages and little else.
@@ -103,8 +151,10 @@ Task<void> VolumeImpl::checkpoint_now() {
   co_await checkpoint_once();
   victims_.clear();
   checkpoint_running_ = false;
+  last_checkpoint_ = executor_.now();
   checkpoint_done_.notify_all();
   wake_crowded();
+  free_soon();
   maybe_clean();
 }
 
@@ -221,8 +271,8 @@ void VolumeImpl::freeze(Flush& flush) {
 
   format::Root& root = flush.root;
   root = root_;
-  root.id = root_.id.epoch == epoch_ ? RootId{id_, epoch_, root_.id.number + 1}
-                                     : RootId{id_, epoch_, 0};
+  root.id =
+      root_.id.epoch == epoch_ ? RootId{id_, epoch_, root_.id.number + 1} : RootId{id_, epoch_, 0};
   root.size_bytes = info_.size_bytes;
   root.map_top = map_.top();
   root.segment_table_top = table.top();
@@ -255,6 +305,7 @@ std::vector<SegmentNumber> VolumeImpl::take_dead(const format::LogPosition& posi
     (replay_needs_it ? later : dead).push_back(number);
   }
   candidates = std::move(later);
+  dead_when_freed_ = candidates.size();
   return dead;
 }
 
@@ -342,6 +393,7 @@ Task<void> VolumeImpl::remove_dead(std::vector<SegmentNumber> dead) {
     log_warning("volume " + info_.name + ": " + removed.error().message() +
                 "; it is tried again after the next checkpoint");
     store_.dead_candidates().push_back(number);
+    ++dead_when_freed_;
   }
 }
 

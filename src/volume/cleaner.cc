@@ -92,8 +92,20 @@ VolumeImpl::Garbage VolumeImpl::measure_garbage() {
   return found;
 }
 
+// No request for as long as a checkpoint waits for.
+bool VolumeImpl::guest_rests() const {
+  return requests_active_ == 0 && executor_.now() - last_request_ >= options_.checkpoint_idle;
+}
+
+// A guest that trims wants the space back, more than `percent` would give; to copy for it is worth
+// it once for each such share of the volume that was trimmed, and while the guest does not mind.
 bool VolumeImpl::wants_cleaning(const Garbage& garbage, std::uint32_t percent) const {
-  if (hold_.state().reason == HoldReason::space) percent = std::min(percent, kGarbagePercentMin);
+  const std::uint64_t idle_percent = options_.cleaner_idle_percent;
+  if (space_is_short()) {
+    percent = std::min(percent, kGarbagePercentMin);
+  } else if (guest_rests() && trimmed_blocks_ * 100 > garbage.sealed_blocks * idle_percent) {
+    percent = std::min(percent, options_.cleaner_idle_percent);
+  }
   return garbage.victim.value != 0 &&
          garbage.garbage_blocks() * 100 > garbage.sealed_blocks * std::uint64_t{percent};
 }
@@ -101,10 +113,8 @@ bool VolumeImpl::wants_cleaning(const Garbage& garbage, std::uint32_t percent) c
 // Called where garbage may have grown: cheap unless the number of segments has changed.
 void VolumeImpl::maybe_clean() {
   if (cleaning_ || closing_ || !serving_ || options_.cleaner_start_percent > 100) return;
-  if (store_.segment_count() == segments_when_measured_ &&
-      hold_.state().reason != HoldReason::space) {
-    return;
-  }
+  const bool may_want_more = space_is_short() || (trimmed_blocks_ != 0 && guest_rests());
+  if (store_.segment_count() == segments_when_measured_ && !may_want_more) return;
   segments_when_measured_ = store_.segment_count();
   if (!wants_cleaning(measure_garbage(), options_.cleaner_start_percent)) return;
   cleaning_ = true;
@@ -115,7 +125,15 @@ Task<void> VolumeImpl::clean() {
   Backoff backoff;
   while (!closing_) {
     const Garbage garbage = measure_garbage();
-    if (!wants_cleaning(garbage, options_.cleaner_stop_percent)) break;
+    if (!wants_cleaning(garbage, options_.cleaner_stop_percent)) {
+      if (!guest_rests()) break;
+      if (!victims_.empty()) {  // no guest's checkpoint would come to free them
+        co_await checkpoint_now();
+        continue;
+      }
+      trimmed_blocks_ = 0;  // caught up
+      break;
+    }
     clean_urgency_ = urgency(garbage);
     if (clean_urgency_ <= 0 && guest_is_busy()) {
       co_await sleep_for(executor_, limits::kCleanerRestMax);
@@ -130,11 +148,13 @@ Task<void> VolumeImpl::clean() {
       co_await sleep_for(executor_, backoff.next());
     }
     // Space comes back with a checkpoint; without haste the next one that is due will do.
-    const bool has_haste = hold_.state().reason == HoldReason::space;
-    if (has_haste || victims_.size() >= kVictimsPerCheckpoint) co_await checkpoint_now();
+    if (space_is_short() || victims_.size() >= kVictimsPerCheckpoint) co_await checkpoint_now();
   }
   cleaning_ = false;
   segments_when_measured_ = store_.segment_count();
+  if (trimmed_blocks_ != 0 && !closing_ && !idle_timer_.is_armed()) {
+    executor_.arm(idle_timer_, executor_.now() + options_.checkpoint_idle);
+  }
   drained_.notify_all();
 }
 
@@ -144,7 +164,7 @@ bool VolumeImpl::guest_is_busy() const {
 
 // 0 where a busy guest comes first, 1 where garbage is far beyond the start.
 double VolumeImpl::urgency(const Garbage& garbage) const {
-  if (hold_.state().reason == HoldReason::space) return 1;
+  if (space_is_short()) return 1;
   const double percent = 100.0 * static_cast<double>(garbage.garbage_blocks()) /
                          static_cast<double>(std::max<std::uint64_t>(1, garbage.sealed_blocks));
   const double start = options_.cleaner_start_percent + limits::kCleanerBusyPercent;
@@ -254,7 +274,11 @@ Task<void> VolumeImpl::take_copy(Cleaning& cleaning, std::uint64_t block, MapEnt
   // Bytes that fail their check stay where they are; a read will say so to whoever asks.
   if (crc32c(bytes) != entry.checksum) co_return;
   const BlockNumber first{block};
-  if (cleaning.builder.data_room(first, 1) == 0) co_await write_copies(cleaning);
+  // A record ends where its segment does: what is left behind it would be lost.
+  const std::uint32_t gathered_blocks = cleaning.builder.payload_blocks();
+  const bool fills_segment = cold_.segment != nullptr && gathered_blocks != 0 &&
+                             cold_.next_block + 1 + gathered_blocks >= segment_blocks_;
+  if (fills_segment || cleaning.builder.data_room(first, 1) == 0) co_await write_copies(cleaning);
   if (cleaning.failed) co_return;
   const std::uint32_t index = cleaning.builder.payload_blocks();
   cleaning.builder.add_extent({first, 1, ExtentKind::data});

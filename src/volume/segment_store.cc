@@ -153,9 +153,15 @@ void SegmentStore::for_each_entry(
   }
 }
 
+// A log that is held keeps its order, discards included: those behind it must still get through, or
+// a full pool could not be trimmed.
+SegmentPurpose SegmentStore::purpose_of(SegmentStream stream) const {
+  if (stream != SegmentStream::main) return SegmentPurpose::metadata;
+  const bool frees_space = frees_space_ && frees_space_();
+  return frees_space ? SegmentPurpose::guest_discard : SegmentPurpose::guest_data;
+}
+
 Task<Result<Segment*>> SegmentStore::create(SegmentStream stream, bool hold_errors) {
-  const SegmentPurpose purpose =
-      stream == SegmentStream::main ? SegmentPurpose::guest_data : SegmentPurpose::metadata;
   HoldTracker::Operation held(hold_);
   for (;;) {
     // A number is used for one try only: a create that failed may still have left a file.
@@ -164,7 +170,7 @@ Task<Result<Segment*>> SegmentStore::create(SegmentStream stream, bool hold_erro
     CO_TRY(co_await prepare_entry(number));
     trim_handles(handles_max_ - 1);
     const SegmentId id{volume_, epoch_, number};
-    Result<std::unique_ptr<File>> file = co_await pool_.create_segment(id, purpose);
+    Result<std::unique_ptr<File>> file = co_await pool_.create_segment(id, purpose_of(stream));
     if (file.ok()) {
       auto owned = std::make_unique<Segment>();
       owned->number = number;

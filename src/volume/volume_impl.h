@@ -41,11 +41,13 @@ class VolumeImpl final : public Volume, private MainLogClient {
   Task<Result<void>> resize(std::uint64_t size_bytes) override;
   Task<Result<void>> checkpoint() override;
   VolumeStatistics statistics() const override;
+  void hint_space_is_short(bool is_short) override;
 
   // recovery.cc
   // `roots`: all that the pool lists; `begin`: when opening began.
   Task<Result<void>> recover(const std::vector<RootId>& roots, MonotonicTime begin);
   void set_name(const std::string& name);
+  const HoldState& hold_state() const { return hold_.state(); }
 
  private:
   // volume.cc: admission and completion
@@ -110,6 +112,10 @@ class VolumeImpl final : public Volume, private MainLogClient {
   struct PageWrite;
   struct Flush;
   void want_checkpoint();
+  bool space_is_short() const;
+  bool frees_space();
+  void free_soon();
+  static void on_free_timer(void* context);
   void after_activity();
   static void on_idle_timer(void* context);
   Task<void> release_idle_memory();
@@ -139,6 +145,7 @@ class VolumeImpl final : public Volume, private MainLogClient {
   };
   Garbage measure_garbage();
   bool wants_cleaning(const Garbage& garbage, std::uint32_t percent) const;
+  bool guest_rests() const;
   double urgency(const Garbage& garbage) const;
   bool guest_is_busy() const;
   void maybe_clean();
@@ -233,7 +240,7 @@ class VolumeImpl final : public Volume, private MainLogClient {
   bool checkpoint_wanted_ = false;
   std::uint64_t checkpoints_done_ = 0;
   std::uint64_t log_bytes_at_checkpoint_ = 0;
-  Sequence checkpoint_sequence_;  // applied as of the newest root
+  Sequence checkpoint_sequence_;   // applied as of the newest root
   MonotonicTime last_activity_{};  // something was applied
   MonotonicTime last_request_{};   // a request came
   struct PageSegment {
@@ -244,6 +251,12 @@ class VolumeImpl final : public Volume, private MainLogClient {
   std::vector<RootId> old_roots_;           // published and superseded, to be removed
   Condition checkpoint_done_;
   Timer idle_timer_;
+  // Freeing in haste.
+  bool space_is_short_ = false;       // in the pool, whoever waits for it
+  std::size_t freeing_requests_ = 0;  // discards and write_zeroes that are started
+  std::size_t dead_when_freed_ = 0;   // dead segments that the last checkpoint could not free
+  MonotonicTime last_checkpoint_{};   // its end
+  Timer free_timer_;
   // The cleaner.
   struct ColdSegment {
     Segment* segment = nullptr;  // null: none is open
@@ -256,6 +269,7 @@ class VolumeImpl final : public Volume, private MainLogClient {
   bool has_cold_segments_ = false;
   double clean_urgency_ = 0;
   std::uint64_t segments_when_measured_ = 0;
+  std::uint64_t trimmed_blocks_ = 0;  // live before a discard, since the cleaner last caught up
   std::unordered_set<std::uint64_t> victims_;      // since the last checkpoint
   std::unordered_set<std::uint64_t> uncleanable_;  // hold damaged blocks
   // Recovery: what it replayed, and up to where that is known to be durable.
