@@ -258,7 +258,7 @@ TEST(SimPoolSpace, CreationsSideBySideNeverTakeOfTheReserveAndLeaveNothingBehind
   for (std::uint64_t seed = 1; seed <= 20; ++seed) {
     PoolCrash test(seed);
     ASSERT_TRUE(test.create_volume().ok());
-    const PoolSpace before = *test.world.run(test.pool->space());
+    const PoolSpace before = test.world.run(test.pool->space()).value();
     constexpr std::uint64_t kRoom = 3;  // segments
     const std::uint64_t filler_bytes = before.available_bytes - before.reserve_bytes -
                                        kRoom * kContractSegmentBytes - kContractSegmentBytes / 2;
@@ -291,7 +291,7 @@ TEST(SimPoolSpace, CreationsSideBySideNeverTakeOfTheReserveAndLeaveNothingBehind
       }
     }
     EXPECT_LE(made, kRoom) << "seed " << seed;
-    PoolSpace now = *test.world.run(test.pool->space());
+    PoolSpace now = test.world.run(test.pool->space()).value();
     EXPECT_GE(now.available_bytes, now.reserve_bytes) << "seed " << seed;
     // What gave way took nothing with it: the rest of the room is there.
     for (; made < kRoom; ++made) {
@@ -301,7 +301,7 @@ TEST(SimPoolSpace, CreationsSideBySideNeverTakeOfTheReserveAndLeaveNothingBehind
     EXPECT_FALSE(
         test.world.run(views[0]->create_segment(segment(), SegmentPurpose::guest_data)).ok());
     EXPECT_EQ(test.world.run(test.pool->list_segments(test.volume))->size(), kRoom);
-    now = *test.world.run(test.pool->space());
+    now = test.world.run(test.pool->space()).value();
     EXPECT_GE(now.available_bytes, now.reserve_bytes);
     created.clear();
     views.clear();
