@@ -62,7 +62,7 @@ _holdfast() {
     return
   fi
   if ((count == 0)); then
-    candidates="pool volume attach detach status completion --help --version"
+    candidates="pool volume attach detach status metrics completion --help --version"
   elif ((count == 1)); then
     case $command in
       pool) candidates="create open list show close" ;;

@@ -4,6 +4,10 @@
 // operations.
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <optional>
+#include <vector>
+
 #include "pool/open_pool.h"
 #include "pool/pool_contract.h"
 #include "sim/test_world.h"
@@ -247,6 +251,61 @@ TEST(DirPoolCrash, ASecondProcessIsRefusedWhileTheFirstLives) {
   ASSERT_FALSE(second.ok());
   EXPECT_EQ(second.error().code(), ErrorCode::busy);
   EXPECT_NE(second.error().message().find("a test"), std::string::npos) << second.error().message();
+}
+
+// Volumes of one pool live on several loops, each of which creates segments through its own view.
+TEST(SimPoolSpace, CreationsSideBySideNeverTakeOfTheReserveAndLeaveNothingBehind) {
+  for (std::uint64_t seed = 1; seed <= 20; ++seed) {
+    PoolCrash test(seed);
+    ASSERT_TRUE(test.create_volume().ok());
+    const PoolSpace before = test.world.run(test.pool->space()).value();
+    constexpr std::uint64_t kRoom = 3;  // segments
+    const std::uint64_t filler_bytes = before.available_bytes - before.reserve_bytes -
+                                       kRoom * kContractSegmentBytes - kContractSegmentBytes / 2;
+    const auto filler = test.world.open("/filler", true, filler_bytes);
+    ASSERT_NE(filler, nullptr);
+    std::vector<std::unique_ptr<Pool>> views;
+    for (int i = 0; i < 4; ++i) views.push_back(view_pool(test.pool->info(), test.context()));
+
+    using Created = Result<std::unique_ptr<File>>;
+    std::vector<std::optional<Created>> created(16);
+    std::size_t made = 0;
+    std::uint64_t next = 1;
+    const auto segment = [&] { return SegmentId{test.volume, Epoch{1}, SegmentNumber{next++}}; };
+    {
+      TaskScope scope;
+      for (std::size_t i = 0; i < created.size(); ++i) {
+        scope.spawn(detail::store_result(
+            views[i % views.size()]->create_segment(segment(), SegmentPurpose::guest_data),
+            &created[i]));
+      }
+      test.world.run_until([&] {
+        return std::all_of(created.begin(), created.end(),
+                           [](const auto& result) { return result.has_value(); });
+      });
+    }
+    for (const auto& result : created) {
+      made += result->ok() ? 1 : 0;
+      if (!result->ok()) {
+        EXPECT_EQ(result->error().code(), ErrorCode::no_space);
+      }
+    }
+    EXPECT_LE(made, kRoom) << "seed " << seed;
+    PoolSpace now = test.world.run(test.pool->space()).value();
+    EXPECT_GE(now.available_bytes, now.reserve_bytes) << "seed " << seed;
+    // What gave way took nothing with it: the rest of the room is there.
+    for (; made < kRoom; ++made) {
+      EXPECT_TRUE(
+          test.world.run(views[0]->create_segment(segment(), SegmentPurpose::guest_data)).ok());
+    }
+    EXPECT_FALSE(
+        test.world.run(views[0]->create_segment(segment(), SegmentPurpose::guest_data)).ok());
+    EXPECT_EQ(test.world.run(test.pool->list_segments(test.volume))->size(), kRoom);
+    now = test.world.run(test.pool->space()).value();
+    EXPECT_GE(now.available_bytes, now.reserve_bytes);
+    created.clear();
+    views.clear();
+  }
 }
 
 }  // namespace

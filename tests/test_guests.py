@@ -147,6 +147,30 @@ class RunningGuest(GuestTest):
         self.guest.run("rm /mnt/large; sync; fstrim /mnt; umount /mnt")
         programs.wait_until(lambda: live() <= before - 90 * MIB, 10, "live bytes to fall")
 
+    @only_holdfast
+    def test_after_fstrim_the_pool_holds_what_the_guest_uses(self):
+        self.daemon.create_pool("small", segment_size="4M")
+        disk = self.plug(self.serve("small/disk", "256M"))
+        self.guest.run(f"mkfs.ext4 -q -F /dev/{disk} && mount -t ext4 /dev/{disk} /mnt")
+        self.guest.run("for i in $(seq 120); do head -c 1048576 /dev/urandom >/mnt/$i; done; sync",
+                       timeout_seconds=180)
+        # Here and there: few segments die as a whole, the rest is the cleaner's.
+        self.guest.run("for i in $(seq 1 5 120) $(seq 2 7 120); do rm -f /mnt/$i; done; sync")
+        sums = self.guest.run("cd /mnt && cat [0-9]* | sha256sum")
+        self.guest.run("fstrim /mnt; sync")
+        total, used = self.guest.run("df -k /mnt | tail -n 1 | awk '{print $2, $3}'").split()
+        # Journal, inode tables and the like, which df leaves out of both.
+        overhead = 256 * MIB - int(total) * 1024
+        bound = (int(used) * 1024 + overhead) * 1.05 + 4 * 4 * MIB  # segments that are being filled
+        shown = lambda: self.daemon.volume("small/disk")  # noqa: E731
+        programs.wait_until(lambda: shown()["allocated_bytes"] <= bound, 60,
+                            f"the volume to take at most {bound / MIB:.0f} MiB", step_seconds=0.2)
+        programs.wait_until(lambda: shown()["garbage_bytes"] <= 0.055 * shown()["live_bytes"], 60,
+                            "the garbage to be cleaned", step_seconds=0.2)
+        self.assertLessEqual(self.daemon.call("pool", "show", "small")["allocated_bytes"], bound)
+        self.assertEqual(self.guest.run("cd /mnt && cat [0-9]* | sha256sum"), sums)
+        self.guest.run(f"umount /mnt && e2fsck -f -n /dev/{disk}")
+
     def test_the_guest_turns_the_write_cache_off_and_on(self):
         disk = self.plug(self.serve(), config_wce=True)
         for mode in ("write through", "write back"):

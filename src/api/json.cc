@@ -2,6 +2,7 @@
 #include "api/json.h"
 
 #include <algorithm>
+#include <cmath>
 #include <string_view>
 #include <vector>
 
@@ -13,6 +14,10 @@ namespace {
 template <typename T>
 Json or_null(const std::optional<T>& value) {
   return value.has_value() ? Json(*value) : Json(nullptr);
+}
+
+Json rounded_or_null(const std::optional<double>& value) {
+  return value.has_value() ? Json(std::llround(*value)) : Json(nullptr);
 }
 
 double seconds(Duration duration) {
@@ -55,6 +60,7 @@ Json to_json(const VolumeCounters& counters) {
           {"live_bytes", counters.live_bytes},
           {"segment_bytes", counters.segment_bytes},
           {"segment_count", counters.segment_count},
+          {"unwritten_bytes", counters.unwritten_bytes},
           {"epoch", counters.epoch},
           {"log_sequence", counters.log_sequence},
           {"records_written", counters.records_written},
@@ -101,9 +107,22 @@ Json to_json(const PoolReport& report) {
                {"available_bytes", nullptr},
                {"used_bytes", nullptr},
                {"reserve_bytes", nullptr},
+               {"used_percent", nullptr},
+               {"level", nullptr},
+               {"warn_percent", nullptr},
+               {"critical_percent", nullptr},
+               {"growth_bytes_per_hour", nullptr},
+               {"growth_bytes_per_day", nullptr},
+               {"seconds_to_full", nullptr},
                {"volume_count", or_null(report.volume_count)},
-               {"allocated_bytes", or_null(report.allocated_bytes)},
-               {"provisioned_bytes", or_null(report.provisioned_bytes)}};
+               {"allocated_bytes", nullptr},
+               {"used_by_others_bytes", nullptr},
+               {"provisioned_bytes", nullptr},
+               {"overcommit_ratio", nullptr},
+               {"live_bytes", nullptr},
+               {"garbage_bytes", nullptr},
+               {"unwritten_bytes", nullptr},
+               {"counted_seconds_ago", nullptr}};
   if (report.open.has_value()) {
     json["id"] = report.open->id.to_string();
     json["shared"] = report.open->shared;
@@ -115,9 +134,30 @@ Json to_json(const PoolReport& report) {
     const PoolReport::Space& space = *report.space;
     json["capacity_bytes"] = space.capacity_bytes;
     json["available_bytes"] = space.available_bytes;
-    json["used_bytes"] =
-        space.capacity_bytes - std::min(space.capacity_bytes, space.available_bytes);
+    json["used_bytes"] = space.used_bytes;
     json["reserve_bytes"] = space.reserve_bytes;
+    json["used_percent"] = std::round(space.used_percent * 10) / 10;
+    json["level"] = space.level;
+    json["warn_percent"] = space.warn_percent;
+    json["critical_percent"] = space.critical_percent;
+    json["growth_bytes_per_hour"] = rounded_or_null(space.trend.bytes_per_hour);
+    json["growth_bytes_per_day"] = rounded_or_null(space.trend.bytes_per_day);
+    if (space.time_to_full.has_value()) {
+      json["seconds_to_full"] = std::round(seconds(*space.time_to_full));
+    }
+  }
+  if (report.volumes.has_value()) {
+    const PoolReport::Volumes& volumes = *report.volumes;
+    json["allocated_bytes"] = volumes.allocated_bytes;
+    json["used_by_others_bytes"] = volumes.others_bytes;
+    json["provisioned_bytes"] = volumes.provisioned_bytes;
+    if (volumes.overcommit_ratio.has_value()) {
+      json["overcommit_ratio"] = std::round(*volumes.overcommit_ratio * 1000) / 1000;
+    }
+    json["live_bytes"] = volumes.live_bytes;
+    json["garbage_bytes"] = volumes.garbage_bytes;
+    json["unwritten_bytes"] = volumes.unwritten_bytes;
+    json["counted_seconds_ago"] = seconds(volumes.age);
   }
   return json;
 }
@@ -153,6 +193,11 @@ Json to_json(const VolumeReport& report) {
                {"thick", or_null(report.thick)},
                {"created_unix_seconds", nullptr},
                {"allocated_bytes", or_null(report.allocated_bytes)},
+               {"live_bytes", nullptr},
+               {"garbage_bytes", or_null(report.garbage_bytes)},
+               {"unwritten_bytes", nullptr},
+               {"growth_bytes_per_hour", rounded_or_null(report.trend.bytes_per_hour)},
+               {"growth_bytes_per_day", rounded_or_null(report.trend.bytes_per_day)},
                {"state", state_name(report.state, "serving")},
                {"reason", text_or_null(report.reason)},
                {"attached", report.attachment.has_value()},
@@ -163,6 +208,10 @@ Json to_json(const VolumeReport& report) {
   if (report.created.has_value()) json["created_unix_seconds"] = report.created->unix_seconds;
   if (report.attachment.has_value()) json["attachment"] = to_json(*report.attachment);
   if (report.hold.has_value()) json["hold"] = to_json(*report.hold);
+  if (report.counters.has_value()) {
+    json["live_bytes"] = report.counters->live_bytes;
+    json["unwritten_bytes"] = report.counters->unwritten_bytes;
+  }
   if (report.counters.has_value()) json["statistics"] = to_json(*report.counters);
   return json;
 }

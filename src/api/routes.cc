@@ -5,6 +5,7 @@
 #include <map>
 
 #include "api/json.h"
+#include "api/metrics.h"
 #include "base/log.h"
 #include "host/names.h"
 
@@ -44,6 +45,12 @@ Result<Json> get_status(const Call& call) {
                  {"log_dropped", dropped_log_messages()}};
   return Json{
       {"daemon", daemon}, {"limits", limits_to_json()}, {"pools", pools}, {"volumes", volumes}};
+}
+
+// Text, not JSON: see answer_or_throw().
+Result<Json> get_metrics(const Call& call) {
+  const auto status = TRY(call.host().call<StatusReport>([](Host& host) { return host.status(); }));
+  return Json(metrics_text(status, call.context.version, dropped_log_messages()));
 }
 
 Result<Json> get_pools(const Call& call) {
@@ -157,7 +164,7 @@ struct Route {
   Result<Json> (*handler)(const Call& call);
 };
 
-constexpr std::array<Route, 13> kRoutes = {{
+constexpr std::array<Route, 14> kRoutes = {{
     {{"GET", "/v1/status", "The daemon, its pools and what it serves", 200}, get_status},
     {{"GET", "/v1/pools", "The open pools", 200}, get_pools},
     {{"POST", "/v1/pools", "Open a pool, or create one", 200}, post_pools},
@@ -176,6 +183,7 @@ constexpr std::array<Route, 13> kRoutes = {{
      attach_volume},
     {{"POST", "/v1/pools/{pool}/volumes/{volume}/detach", "Stop serving a volume", 200},
      detach_volume},
+    {{"GET", "/metrics", "Figures for Prometheus and its kin", 200}, get_metrics},
 }};
 
 std::string_view next_part(std::string_view& path) {
@@ -239,7 +247,9 @@ ApiAnswer answer_or_throw(ApiContext& context, const ApiRequest& request) {
     if (route.description.method != request.method) continue;
     auto result = route.handler(call);
     if (!result.ok()) return error_answer(result.error());
-    return {route.description.success_status, dump(result.value())};
+    const int status = route.description.success_status;
+    if (result->is_string()) return {status, result->get<std::string>(), kMetricsContentType};
+    return {status, dump(result.value()), "application/json"};
   }
   const std::string shown = request.path.substr(0, 2 * limits::kNameBytesMax);
   if (!path_known)
@@ -271,7 +281,7 @@ ApiAnswer error_answer(const Error& error) {
   const Json json = {
       {"error",
        {{"code", std::string(error_code_name(error.code()))}, {"message", error.message()}}}};
-  return {http_status(error.code()), dump(json)};
+  return {http_status(error.code()), dump(json), "application/json"};
 }
 
 }  // namespace holdfast

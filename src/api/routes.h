@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The control interface: one table of routes under /v1. docs/openapi.json describes them, and a
-// test holds the two together.
+// The control interface: one table of routes, under /v1 but for /metrics. docs/openapi.json
+// describes them, and a test holds the two together.
 #pragma once
 
 #include <sys/types.h>
@@ -32,7 +32,8 @@ struct ApiRequest {
 
 struct ApiAnswer {
   int status = 500;
-  std::string body;  // always JSON
+  std::string body;
+  std::string content_type = "application/json";
 };
 
 struct RouteDescription {

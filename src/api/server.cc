@@ -137,7 +137,7 @@ class HttpServer final : public ApiServer {
     call.body = request.body;
     const ApiAnswer answered = answer(context_, call);
     response.status = answered.status;
-    response.set_content(answered.body, "application/json");
+    response.set_content(answered.body, answered.content_type);
   }
 
   ApiContext context_;

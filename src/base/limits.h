@@ -75,6 +75,8 @@ inline constexpr std::uint64_t kUnfreedSegmentsMin = 4;
 inline constexpr std::uint64_t kUnfreedBytesMax = 512 * kMiB;
 inline constexpr std::uint64_t kUnfreedShareDivisor = 8;
 inline constexpr Duration kCleanerIdleTime = 100ms;  // without requests: no rests either
+// After trims, once the guest is idle, it goes on until so little garbage is left.
+inline constexpr std::uint32_t kCleanerIdlePercent = 3;
 
 // Requests inside one volume at a time; more wait in the submitter's own objects.
 inline constexpr std::size_t kVolumeRequestsMax = 1024;
@@ -107,6 +109,28 @@ inline constexpr Duration kStallLogInterval = 30s;     // between stalls that ar
 inline constexpr std::uint64_t kReserveBytesMin = 1 * kGiB;
 inline constexpr std::uint64_t kReservePercent = 1;
 inline constexpr std::uint64_t kReserveTinyPoolDivisor = 8;
+// Of the reserve, what a guest's log may take while a discard waits in it: it frees more.
+inline constexpr std::uint64_t kReserveForDiscardsDivisor = 2;
+
+// Accounting. Percentages are of what is not the reserve: 100 is where guests' writes are held.
+inline constexpr std::uint32_t kSpaceWarnPercent = 80;
+inline constexpr std::uint32_t kSpaceCriticalPercent = 90;
+inline constexpr std::uint32_t kSpaceLevelHysteresisPercent = 2;  // so far below to leave a level
+inline constexpr Duration kSpaceLevelCalmTime = 10s;              // so long to say so in the log
+inline constexpr Duration kSpaceWatchTime = 1s;  // between looks at a pool's free space
+// What volumes take is counted when somebody asks, at most so often, and at most a tenth of the
+// time: it means a look at every file.
+inline constexpr Duration kSpaceCountTime = 1s;
+inline constexpr std::int64_t kSpaceCountRestFactor = 10;
+// While space is short, checkpoints that free dead segments come no closer than this.
+inline constexpr Duration kSpaceCheckpointTime = 250ms;
+// Growth: a sample a minute for an hour, and one an hour for four days.
+inline constexpr Duration kTrendMinute = 60s;
+inline constexpr Duration kTrendHour = 3600s;
+inline constexpr std::size_t kTrendMinutesMax = 60;
+inline constexpr std::size_t kTrendHoursMax = 96;
+inline constexpr std::size_t kTrendSamplesMin = 5;  // with fewer no trend is told
+inline constexpr Duration kTimeToFullMax = std::chrono::hours(24 * 3650);  // further off: not told
 
 // NBD.
 inline constexpr std::uint32_t kNbdRequestBytesMax = 32 * kMiB;

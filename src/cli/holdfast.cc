@@ -123,6 +123,26 @@ class Client {
     return answer;
   }
 
+  // Prints what is not JSON as it is.
+  int run_plain(const std::string& target) {
+    const auto reply = call_api(arguments_.socket(), "GET", target, "");
+    if (!reply.ok()) {
+      fail("daemon-unreachable", unreachable(reply.error()));
+      return kRefused;
+    }
+    if (reply->status != 200) {
+      const Json answer = Json::parse(reply->body, nullptr, false);
+      const Json error =
+          answer.is_object() ? answer.value("error", Json::object()) : Json::object();
+      fail(text_of(error, "code"), text_of(error, "message"));
+      return kRefused;
+    }
+    std::fputs(reply->body.c_str(), stdout);
+    if (std::fflush(stdout) == 0) return kDone;
+    complain("cannot write the answer");
+    return kRefused;
+  }
+
   // Calls, then prints the answer as JSON or as `text` says.
   int run(const char* method, const std::string& target, const Json& body,
           const std::function<std::string(const Json&)>& text) {
@@ -421,6 +441,8 @@ class Commands {
           return client.run("GET", "/v1/status", nullptr, status_text);
         });
     status->add_flag("--watch", arguments_.watch, "Again every second");
+    leaf(&app_, "metrics", "Figures for monitoring, in Prometheus's text format",
+         [](Client& client) { return client.run_plain("/metrics"); });
     CLI::App* completion =
         app_.add_subcommand("completion", "Print the completion script of a shell");
     completion->require_subcommand(1);

@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "cli/output.h"
 
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
 #include <ctime>
 #include <vector>
 
@@ -61,12 +64,61 @@ std::string time_of(const Json& object, const char* key) {
   return text;
 }
 
+// Of what is not the reserve: at 100 % guests' writes are held.
 std::string percent_used(const Json& pool) {
+  const Json& percent_now = member(pool, "used_percent");
+  if (percent_now.is_number()) {
+    return " (" + std::to_string(static_cast<int>(percent_now.get<double>() + 0.5)) + " %)";
+  }
   const Json& used = member(pool, "used_bytes");
   const Json& capacity = member(pool, "capacity_bytes");
   if (!used.is_number() || !capacity.is_number() || capacity.get<double>() <= 0) return "";
   const double percent = 100 * used.get<double>() / capacity.get<double>();
   return " (" + std::to_string(static_cast<int>(percent + 0.5)) + " %)";
+}
+
+// "1.2 GiB"; "-1.2 GiB" of what shrinks.
+std::string signed_bytes(const Json& value) {
+  const double bytes = value.get<double>();
+  const auto magnitude = static_cast<std::uint64_t>(std::min(std::abs(bytes), 9e18));
+  return (bytes < 0 ? "-" : "") + format_bytes(magnitude);
+}
+
+// Empty when it was not observed for long enough.
+std::string growth_of(const Json& object) {
+  std::string text;
+  const Json& hour = member(object, "growth_bytes_per_hour");
+  if (hour.is_number()) text = signed_bytes(hour) + " an hour, as of the last hour";
+  const Json& day = member(object, "growth_bytes_per_day");
+  if (day.is_number()) {
+    text += (text.empty() ? "" : "; ") + signed_bytes(day) + " a day, as of the last days";
+  }
+  return text;
+}
+
+std::uint64_t bytes_for_guests(const Json& pool) {
+  const Json& available = member(pool, "available_bytes");
+  const Json& reserve = member(pool, "reserve_bytes");
+  if (!available.is_number() || !reserve.is_number()) return 0;
+  const auto bytes = available.get<std::uint64_t>();
+  return bytes - std::min(bytes, reserve.get<std::uint64_t>());
+}
+
+// Empty while nothing is to be done.
+std::string level_advice(const Json& pool) {
+  const std::string level = text_of(pool, "level");
+  if (level.empty() || level == "ok") return "";
+  const std::string left = level == "full"
+                               ? "guests' writes that need space are held until there is some"
+                               : format_bytes(bytes_for_guests(pool)) + " are left for guests";
+  return left + "; add space, remove volumes or trim in the guests (fstrim)";
+}
+
+// "live, garbage, still to be written" of an object that has them.
+std::string parts_of(const Json& object) {
+  if (!member(object, "live_bytes").is_number()) return "";
+  return bytes_of(object, "live_bytes") + " live, " + bytes_of(object, "garbage_bytes") +
+         " garbage, " + bytes_of(object, "unwritten_bytes") + " still to be written";
 }
 
 std::string volume_name(const Json& volume) {
@@ -76,8 +128,11 @@ std::string volume_name(const Json& volume) {
 // "serving", "held: pool full"
 std::string volume_state(const Json& volume) {
   const Json& hold = member(volume, "hold");
-  if (hold.is_object()) return "held: " + text_of(hold, "reason");
-  return or_unknown(text_of(volume, "state"));
+  const std::string state = text_of(volume, "state");
+  if (hold.is_object()) {
+    return (state == "opening" ? "opening, held: " : "held: ") + text_of(hold, "reason");
+  }
+  return or_unknown(state);
 }
 
 std::string access_of(const Json& volume) {
@@ -115,6 +170,11 @@ std::string notes(const Json& status) {
   for (const Json& pool : member(status, "pools")) {
     const std::string reason = text_of(pool, "reason");
     if (!reason.empty()) out += "Pool " + text_of(pool, "name") + ": " + reason + "\n";
+    const std::string advice = level_advice(pool);
+    if (!advice.empty()) {
+      out += "Pool " + text_of(pool, "name") + " is at level " + text_of(pool, "level") +
+             percent_used(pool) + ": " + advice + "\n";
+    }
   }
   for (const Json& volume : member(status, "volumes")) {
     const std::string reason = text_of(volume, "reason");
@@ -139,14 +199,22 @@ std::string text_of(const Json& object, const char* key) {
 std::string pool_table(const Json& pools) {
   Table table({{"POOL"},
                {"STATE"},
+               {"LEVEL"},
                {"USED", Table::Align::right},
                {"CAPACITY", Table::Align::right},
                {"VOLUMES", Table::Align::right},
+               {"PROMISED", Table::Align::right},
+               {"FULL IN", Table::Align::right},
                {"LOCATION"}});
   for (const Json& pool : pools) {
     table.add({text_of(pool, "name"), or_unknown(text_of(pool, "state")),
+               or_unknown(text_of(pool, "level")),
                bytes_of(pool, "used_bytes") + percent_used(pool), bytes_of(pool, "capacity_bytes"),
-               number_of(pool, "volume_count"), or_unknown(text_of(pool, "location"))});
+               number_of(pool, "volume_count"), bytes_of(pool, "provisioned_bytes"),
+               member(pool, "seconds_to_full").is_number()
+                   ? format_seconds(seconds_of(pool, "seconds_to_full"))
+                   : kUnknown,
+               or_unknown(text_of(pool, "location"))});
   }
   if (table.empty()) return "No pool is open. Make one: holdfast pool create NAME dir:/PATH\n";
   return table.text();
@@ -178,14 +246,36 @@ std::string pool_details(const Json& pool) {
   details.add("id", or_unknown(text_of(pool, "id")));
   details.add("created", time_of(pool, "created_unix_seconds"));
   details.add("capacity", bytes_of(pool, "capacity_bytes"));
-  details.add("used", bytes_of(pool, "used_bytes") + percent_used(pool) +
-                          ", by everything on that storage");
-  details.add("available", bytes_of(pool, "available_bytes") + ", of it " +
+  details.add("used", bytes_of(pool, "used_bytes") + percent_used(pool) + ": " +
+                          bytes_of(pool, "allocated_bytes") + " by volumes, " +
+                          bytes_of(pool, "used_by_others_bytes") + " by others on that storage");
+  details.add("available", bytes_of(pool, "available_bytes") + ": " +
+                               format_bytes(bytes_for_guests(pool)) + " for guests, " +
                                bytes_of(pool, "reserve_bytes") +
-                               " kept for deletes and housekeeping");
-  details.add("volumes", number_of(pool, "volume_count") + ", together " +
-                             bytes_of(pool, "provisioned_bytes") + " promised, " +
-                             bytes_of(pool, "allocated_bytes") + " allocated");
+                               " in reserve for deletes and housekeeping");
+  const std::string advice = level_advice(pool);
+  details.add("level",
+              or_unknown(text_of(pool, "level")) +
+                  (advice.empty() ? " (warn from " + number_of(pool, "warn_percent") +
+                                        " %, critical from " + number_of(pool, "critical_percent") +
+                                        " % on; at 100 % guests' writes are held)"
+                                  : ": " + advice));
+  std::string promised = number_of(pool, "volume_count") + ", together " +
+                         bytes_of(pool, "provisioned_bytes") + " promised";
+  const Json& overcommit = member(pool, "overcommit_ratio");
+  if (overcommit.is_number()) {
+    char times[48];
+    std::snprintf(times, sizeof times, ", %.2f times what they can have", overcommit.get<double>());
+    promised += times;
+  }
+  details.add("volumes", promised);
+  const std::string parts = parts_of(pool);
+  if (!parts.empty()) details.add("of attached", parts);
+  const std::string growth = growth_of(pool);
+  details.add("growth", growth.empty() ? "not known yet: it takes five minutes" : growth);
+  if (member(pool, "seconds_to_full").is_number()) {
+    details.add("full in", format_seconds(seconds_of(pool, "seconds_to_full")) + " at this pace");
+  }
   details.add("segments", bytes_of(pool, "segment_bytes") + " each");
   return details.take();
 }
@@ -196,7 +286,11 @@ std::string volume_details(const Json& volume) {
   details.add("id", or_unknown(text_of(volume, "id")));
   details.add("size",
               bytes_of(volume, "size_bytes") + (flag_of(volume, "thick") ? ", thick" : ", thin"));
-  details.add("allocated", bytes_of(volume, "allocated_bytes"));
+  const std::string parts = parts_of(volume);
+  details.add("allocated",
+              bytes_of(volume, "allocated_bytes") + (parts.empty() ? "" : ": ") + parts);
+  const std::string growth = growth_of(volume);
+  if (!growth.empty()) details.add("growth", growth);
   details.add("created", time_of(volume, "created_unix_seconds"));
   const std::string reason = text_of(volume, "reason");
   details.add("state",

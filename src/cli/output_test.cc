@@ -11,7 +11,10 @@ Json example_status() {
     "daemon": {"version": "0.1.0", "pid": 42, "host": "kvm1", "uptime_seconds": 200.0,
                "runtime_dir": "/run/holdfast", "state_saved": true, "state_error": null},
     "pools": [{"name": "vms", "location": "dir:/srv/vms", "state": "open", "reason": null,
-               "capacity_bytes": 107374182400, "used_bytes": 53687091200, "volume_count": 2},
+               "capacity_bytes": 107374182400, "used_bytes": 85899345920, "volume_count": 2,
+               "available_bytes": 21474836480, "reserve_bytes": 1073741824, "used_percent": 80.8,
+               "level": "warn", "seconds_to_full": 7200.0, "growth_bytes_per_hour": 10737418240,
+               "growth_bytes_per_day": -1073741824},
               {"name": "web", "location": "dir:/srv/web", "state": "failed",
                "reason": "nobody home", "capacity_bytes": null, "used_bytes": null,
                "volume_count": null}],
@@ -27,7 +30,7 @@ Json example_status() {
 TEST(OutputTest, StatusShowsWhatNeedsAttention) {
   const std::string text = status_text(example_status());
   EXPECT_NE(text.find("holdfastd 0.1.0, pid 42 on kvm1, up 3 min 20 s"), std::string::npos) << text;
-  EXPECT_NE(text.find("50 GiB (50 %)"), std::string::npos) << text;
+  EXPECT_NE(text.find("80 GiB (81 %)"), std::string::npos) << text;
   EXPECT_NE(text.find("Pool web: nobody home"), std::string::npos) << text;
   EXPECT_NE(text.find("held: pool full"), std::string::npos) << text;
   EXPECT_NE(
@@ -37,6 +40,27 @@ TEST(OutputTest, StatusShowsWhatNeedsAttention) {
       << text;
   EXPECT_NE(text.find("12.3k"), std::string::npos) << text;
   EXPECT_NE(text.find("read-only"), std::string::npos) << text;
+}
+
+TEST(OutputTest, APoolThatFillsSaysHowSoonAndWhatToDo) {
+  const std::string status = status_text(example_status());
+  EXPECT_NE(status.find("Pool vms is at level warn (81 %): 19 GiB are left for guests; add space"),
+            std::string::npos)
+      << status;
+  EXPECT_NE(status.find("2 h 0 min"), std::string::npos) << status;
+  Json pool = example_status()["pools"][0];
+  std::string text = pool_details(pool);
+  EXPECT_NE(text.find("10 GiB an hour, as of the last hour; -1 GiB a day"), std::string::npos)
+      << text;
+  EXPECT_NE(text.find("19 GiB for guests, 1 GiB in reserve"), std::string::npos) << text;
+  pool["level"] = "full";
+  EXPECT_NE(pool_details(pool).find("writes that need space are held"), std::string::npos);
+}
+
+TEST(OutputTest, AVolumeThatIsHeldWhileItIsOpenedSaysSo) {
+  Json status = example_status();
+  status["volumes"][0]["state"] = "opening";
+  EXPECT_NE(status_text(status).find("opening, held: pool full"), std::string::npos);
 }
 
 TEST(OutputTest, AStateThatIsNotSavedIsSaid) {

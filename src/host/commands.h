@@ -52,6 +52,12 @@ struct AttachRequest {
 // Reports. Absent: not known now (not open), not zero.
 enum class ServiceState { detached, opening, open, failed, detaching };
 
+// How fast something grows. Absent: not observed for long enough.
+struct TrendReport {
+  std::optional<double> bytes_per_hour;  // over the last hour
+  std::optional<double> bytes_per_day;   // over the last days
+};
+
 struct PoolReport {
   std::string name;
   std::string location;
@@ -69,12 +75,30 @@ struct PoolReport {
     std::uint64_t capacity_bytes = 0;
     std::uint64_t available_bytes = 0;
     std::uint64_t reserve_bytes = 0;
+    std::uint64_t used_bytes = 0;  // by anybody
+    double used_percent = 0;       // of what is not the reserve
+    std::string level;             // "ok", "warn", "critical", "full"
+    std::uint32_t warn_percent = 0;
+    std::uint32_t critical_percent = 0;
+    TrendReport trend;
+    std::optional<Duration> time_to_full;  // of what is not the reserve
+  };
+  // What the volumes take, as counted `age` ago.
+  struct Volumes {
+    std::uint64_t allocated_bytes = 0;
+    std::uint64_t provisioned_bytes = 0;  // sum of the volumes' sizes
+    std::uint64_t others_bytes = 0;       // used, but not by volumes
+    std::optional<double> overcommit_ratio;
+    // Of attached volumes: only those know.
+    std::uint64_t live_bytes = 0;
+    std::uint64_t garbage_bytes = 0;
+    std::uint64_t unwritten_bytes = 0;
+    Duration age{};
   };
   std::optional<Open> open;
   std::optional<Space> space;
   std::optional<std::uint64_t> volume_count;
-  std::optional<std::uint64_t> allocated_bytes;    // by all volumes
-  std::optional<std::uint64_t> provisioned_bytes;  // sum of the volumes' sizes
+  std::optional<Volumes> volumes;
 };
 
 // What a frontend knows of its clients.
@@ -117,6 +141,7 @@ struct VolumeCounters {
   std::uint64_t live_bytes = 0;
   std::uint64_t segment_bytes = 0;
   std::uint64_t segment_count = 0;
+  std::uint64_t unwritten_bytes = 0;
   std::uint64_t epoch = 0;
   std::uint64_t log_sequence = 0;
   std::uint64_t records_written = 0;
@@ -146,7 +171,10 @@ struct VolumeReport {
   std::optional<std::uint64_t> size_bytes;
   std::optional<bool> thick;
   std::optional<WallTime> created;
+  // Allocated is live, garbage, or not written yet; which of them is known while it is open.
   std::optional<std::uint64_t> allocated_bytes;
+  std::optional<std::uint64_t> garbage_bytes;
+  TrendReport trend;  // of what is allocated
   std::optional<AttachmentReport> attachment;
   std::optional<HoldReport> hold;
   std::optional<VolumeCounters> counters;

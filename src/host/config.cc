@@ -17,11 +17,12 @@ class Reader {
   Reader(HostConfig& config, std::string_view file_name) : config_(config), file_name_(file_name) {}
 
   Result<void> read(const toml::table& root) {
-    TRY(check_keys(root, {"runtime_dir", "state_dir", "loops", "log", "volume", "pools"}));
+    TRY(check_keys(root, {"runtime_dir", "state_dir", "loops", "log", "space", "volume", "pools"}));
     TRY(read_path(root, "runtime_dir", config_.runtime_directory));
     TRY(read_path(root, "state_dir", config_.state_directory));
     TRY(read_loops(root));
     if (const toml::node* node = root.get("log")) TRY(read_log(*node));
+    if (const toml::node* node = root.get("space")) TRY(read_space(*node));
     if (const toml::node* node = root.get("volume")) TRY(read_volume(*node));
     if (const toml::node* node = root.get("pools")) TRY(read_pools(*node));
     return {};
@@ -121,8 +122,9 @@ class Reader {
 
   Result<void> read_volume(const toml::node& node) {
     const toml::table* table = TRY(as_table(node, "volume"));
-    TRY(check_keys(*table, {"page_cache", "checkpoint_log", "checkpoint_idle_seconds",
-                            "cleaner_start_percent", "cleaner_stop_percent"}));
+    TRY(check_keys(
+        *table, {"page_cache", "checkpoint_log", "checkpoint_idle_seconds", "cleaner_start_percent",
+                 "cleaner_stop_percent", "cleaner_idle_percent"}));
     TRY(read_bytes(*table, "page_cache", limits::kPageCacheBytesMin, config_.page_cache_bytes));
     TRY(read_bytes(*table, "checkpoint_log", kMiB, config_.checkpoint_log_bytes));
     if (const toml::node* idle = table->get("checkpoint_idle_seconds")) {
@@ -134,18 +136,32 @@ class Reader {
     }
     TRY(read_percent(*table, "cleaner_start_percent", config_.cleaner_start_percent));
     TRY(read_percent(*table, "cleaner_stop_percent", config_.cleaner_stop_percent));
+    TRY(read_percent(*table, "cleaner_idle_percent", config_.cleaner_idle_percent));
     if (config_.cleaner_stop_percent > config_.cleaner_start_percent) {
       return problem(node, "cleaner_stop_percent must not be above cleaner_start_percent");
     }
     return {};
   }
 
-  Result<void> read_percent(const toml::table& table, const char* key, std::uint32_t& into) {
+  Result<void> read_space(const toml::node& node) {
+    const toml::table* table = TRY(as_table(node, "space"));
+    TRY(check_keys(*table, {"warn_percent", "critical_percent"}));
+    TRY(read_percent(*table, "warn_percent", config_.space.warn_percent, 99));
+    TRY(read_percent(*table, "critical_percent", config_.space.critical_percent, 99));
+    if (config_.space.warn_percent > config_.space.critical_percent) {
+      return problem(node, "warn_percent must not be above critical_percent");
+    }
+    return {};
+  }
+
+  Result<void> read_percent(const toml::table& table, const char* key, std::uint32_t& into,
+                            std::int64_t percent_max = 95) {
     const toml::node* node = table.get(key);
     if (node == nullptr) return {};
     const auto percent = node->value_exact<std::int64_t>();
-    if (!percent.has_value() || *percent < 1 || *percent > 95) {
-      return problem(*node, std::string(key) + " must be a whole number from 1 to 95");
+    if (!percent.has_value() || *percent < 1 || *percent > percent_max) {
+      return problem(*node, std::string(key) + " must be a whole number from 1 to " +
+                                std::to_string(percent_max));
     }
     into = static_cast<std::uint32_t>(*percent);
     return {};

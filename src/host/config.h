@@ -13,6 +13,7 @@
 #include "base/limits.h"
 #include "base/log.h"
 #include "base/result.h"
+#include "pool/space.h"
 
 namespace holdfast {
 
@@ -33,6 +34,8 @@ struct HostConfig {
   std::uint64_t checkpoint_log_bytes = limits::kCheckpointLogBytes;
   std::uint32_t cleaner_start_percent = limits::kCleanerStartPercent;
   std::uint32_t cleaner_stop_percent = limits::kCleanerStopPercent;
+  std::uint32_t cleaner_idle_percent = limits::kCleanerIdlePercent;
+  SpaceThresholds space;
   Duration checkpoint_idle = limits::kCheckpointIdle;
   std::size_t loops = 0;  // that serve volumes; 0: one per core, at most kServiceLoopsDefaultMax
   std::vector<PoolLocation> pools;

@@ -29,6 +29,10 @@ checkpoint_log = 1073741824
 checkpoint_idle_seconds = 0.5
 cleaner_start_percent = 40
 cleaner_stop_percent = 20
+cleaner_idle_percent = 4
+[space]
+warn_percent = 70
+critical_percent = 99
 [pools]
 vms = "dir:/srv/vms"
 "web.1" = "dir:/srv/web"
@@ -46,6 +50,9 @@ vms = "dir:/srv/vms"
   EXPECT_EQ(config.checkpoint_idle, 500ms);
   EXPECT_EQ(config.cleaner_start_percent, 40u);
   EXPECT_EQ(config.cleaner_stop_percent, 20u);
+  EXPECT_EQ(config.cleaner_idle_percent, 4u);
+  EXPECT_EQ(config.space.warn_percent, 70u);
+  EXPECT_EQ(config.space.critical_percent, 99u);
   ASSERT_EQ(config.pools.size(), 2u);
   EXPECT_EQ(config.pools[0].name, "vms");
   EXPECT_EQ(config.pools[0].location, "dir:/srv/vms");

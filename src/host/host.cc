@@ -91,6 +91,7 @@ Task<Result<void>> Host::start() {
     attachments_.emplace(name, std::move(attachment));
   }
   running_ = true;
+  background_.spawn(watch_space());
   co_await listen_for_all();
   for (const PoolLocation& pool : saved.pools) background_.spawn(keep_opening(pool.name));
   // Orphans (their pool was lost from the state) cannot be served, and say so.
@@ -217,6 +218,12 @@ Task<Result<StatusReport>> Host::status() {
   for (const auto& [name, attachment] : attachments_) {
     VolumeReport volume;
     volume.name = name;
+    const auto pool = pools_.find(name.pool);
+    if (pool != pools_.end() && pool->second->count.has_value()) {
+      const auto& counted = pool->second->count->volumes;
+      const auto at = counted.find(name.volume);
+      if (at != counted.end()) volume.allocated_bytes = at->second.allocated_bytes;
+    }
     add_live_report(*attachment, volume);
     status.volumes.push_back(std::move(volume));
   }

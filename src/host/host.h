@@ -75,6 +75,7 @@ class Host {
   Task<Result<StatusReport>> status();
 
  private:
+  struct PoolCount;
   struct PoolEntry;
   struct Attachment;
   class PoolUse;
@@ -93,9 +94,18 @@ class Host {
   Task<void> close_entry(PoolEntry& entry);
   Task<void> find_records(PoolEntry& entry);
   Task<void> keep_opening(std::string name);
-  Task<void> refresh_space(std::string name);
   Task<void> refresh(bool with_pools);
   PoolReport report(const PoolEntry& entry) const;
+
+  // host_space.cc
+  enum class Count { never, when_due, now };
+  Task<void> refresh_space(std::string name, Count count);
+  Task<void> count_volumes(PoolEntry& entry);
+  Task<void> watch_space();
+  void note_level(PoolEntry& entry);
+  bool is_short(const PoolEntry& entry) const;
+  PoolReport::Space space_report(const PoolEntry& entry) const;
+  PoolReport::Volumes volumes_report(const PoolEntry& entry) const;
 
   // host_volumes.cc
   Task<Result<VolumeRecord>> find_volume(Pool& pool, VolumeName name);

@@ -85,6 +85,7 @@ ShardVolume Host::shard_volume(const PoolEntry& entry, const VolumeName& name, V
   volume.options.checkpoint_log_bytes = config_.checkpoint_log_bytes;
   volume.options.cleaner_start_percent = config_.cleaner_start_percent;
   volume.options.cleaner_stop_percent = config_.cleaner_stop_percent;
+  volume.options.cleaner_idle_percent = config_.cleaner_idle_percent;
   volume.options.checkpoint_idle = config_.checkpoint_idle;
   volume.options.read_only = read_only;
   return volume;
@@ -165,6 +166,7 @@ Task<Result<AttachAnswer>> Host::attach(AttachRequest request) {
 // Has the volume's loop open it. Under the volume's lock.
 Task<Result<void>> Host::serve(Attachment& attachment) {
   const auto fail = [&attachment, this](Error error) {
+    attachment.opening_hold.reset();
     attachment.state = ServiceState::failed;
     attachment.reason = error.message();
     attachment.record.reset();  // another volume may have that name when the storage is back
@@ -187,6 +189,7 @@ Task<Result<void>> Host::serve(Attachment& attachment) {
   auto opened = co_await loops_[attachment.loop]->run(std::move(command));
   if (!opened.ok()) co_return fail(opened.take_error());
   attachment.served = std::move(opened).value();
+  attachment.opening_hold.reset();
   attachment.state = ServiceState::open;
   attachment.reason.clear();
   changed_.notify_all();
@@ -282,13 +285,22 @@ Task<void> Host::refresh_services(std::size_t loop) {
   ServiceLoop& asked = *loops_[loop];
   if (asked.refreshing) co_return;
   asked.refreshing = true;
-  auto command = [](ServiceShard& shard) { return shard.reports(); };
+  std::set<std::string> short_pools;
+  for (const auto& [name, entry] : pools_) {
+    if (is_short(*entry)) short_pools.insert(name);
+  }
+  auto command = [short_pools](ServiceShard& shard) { return shard.reports(short_pools); };
   auto reports = co_await asked.run(std::move(command));
   asked.refreshing = false;
   for (auto& [name, report] : reports) {
     Attachment* attachment = find_attachment(name);
-    if (attachment == nullptr || !attachment->served.has_value()) continue;
-    attachment->served = std::move(report);
+    if (attachment == nullptr || attachment->loop != loop) continue;
+    if (!report.is_open) {
+      if (attachment->state == ServiceState::opening) attachment->opening_hold = report.hold;
+    } else if (attachment->served.has_value()) {
+      attachment->history.add(executor_.now(), report.counters.segment_bytes);
+      attachment->served = std::move(report);
+    }
   }
   changed_.notify_all();
 }
@@ -317,10 +329,19 @@ void Host::add_live_report(const Attachment& attachment, VolumeReport& report) c
     report.thick = attachment.record->thick;
     report.created = attachment.record->created;
   }
-  if (!attachment.served.has_value()) return;
+  if (!attachment.served.has_value()) {
+    if (attachment.state == ServiceState::opening) report.hold = attachment.opening_hold;
+    return;
+  }
+  report.trend = attachment.history.trend();
   report.size_bytes = attachment.served->size_bytes;
   report.counters = attachment.served->counters;
   report.hold = attachment.served->hold;
+  if (report.allocated_bytes.has_value()) {
+    const VolumeCounters& counters = attachment.served->counters;
+    const std::uint64_t other_bytes = counters.live_bytes + counters.unwritten_bytes;
+    report.garbage_bytes = *report.allocated_bytes - std::min(*report.allocated_bytes, other_bytes);
+  }
   if (report.reason.empty() && loops_[attachment.loop]->refreshing) {
     report.reason = "loop " + std::to_string(attachment.loop) +
                     " is busy and did not answer in time; the figures are older ones";

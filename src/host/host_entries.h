@@ -3,13 +3,27 @@
 // What a Host keeps of each pool and each attachment. For host*.cc only.
 #pragma once
 
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
 
 #include "host/host.h"
+#include "host/space_trend.h"
+#include "pool/space.h"
 
 namespace holdfast {
+
+// What the volumes of a pool take.
+struct Host::PoolCount {
+  struct Volume {
+    std::uint64_t allocated_bytes = 0;
+    std::uint64_t size_bytes = 0;
+  };
+  std::map<std::string, Volume> volumes;  // by name
+  MonotonicTime at{};                     // when it was done
+  Duration duration{};
+};
 
 struct Host::PoolEntry {
   std::string name;
@@ -18,11 +32,18 @@ struct Host::PoolEntry {
   std::string reason;
   std::unique_ptr<FileSystem> file_system;  // the pool's own; outlives it
   std::unique_ptr<Pool> pool;               // while open; loops have views of it
-  std::optional<PoolReport::Space> space;   // as the storage last said
+  std::optional<PoolSpace> space;           // as the storage last said
   std::optional<std::uint64_t> volume_count;
   bool refreshing = false;
-  std::size_t users = 0;    // operations under way: the pool cannot be closed
-  std::size_t lookups = 0;  // of those, questions about volumes
+  // host_space.cc
+  SpaceLevel level = SpaceLevel::ok;
+  SpaceLevel logged_level = SpaceLevel::ok;
+  MonotonicTime lower_since{};  // the level is below the one that was logged
+  SpaceHistory history;         // of what is used, by anybody
+  std::optional<PoolCount> count;
+  bool count_wanted = false;  // by somebody who came while a refresh was under way
+  std::size_t users = 0;      // operations under way: the pool cannot be closed
+  std::size_t lookups = 0;    // of those, questions about volumes
   MonotonicTime refreshing_since{};
 };
 
@@ -36,7 +57,9 @@ struct Host::Attachment {
   std::string reason;
   bool keeping = false;  // keep_serving() is at it
   std::optional<VolumeRecord> record;
-  std::optional<ServiceReport> served;  // while the volume is open: as its loop last said
+  std::optional<ServiceReport> served;     // while the volume is open: as its loop last said
+  std::optional<HoldReport> opening_hold;  // while it is being opened
+  SpaceHistory history;                    // of what its segments take
 };
 
 // An operation that needs the pool to stay open.

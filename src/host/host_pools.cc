@@ -70,7 +70,7 @@ Task<Result<PoolChange>> Host::create_pool(CreatePoolRequest request) {
   log_info("pool " + request.name + " was created at " + request.location);
   PoolChange change;
   change.warning = co_await save_state();
-  co_await refresh_space(request.name);
+  co_await refresh_space(request.name, Count::when_due);
   CO_TRY_ASSIGN(PoolEntry * created, find_pool(request.name));
   change.pool = report(*created);
   co_return change;
@@ -105,7 +105,7 @@ Task<Result<PoolChange>> Host::open_pool(PoolLocation request) {
   }
   PoolChange change;
   change.warning = co_await save_state();
-  co_await refresh_space(request.name);
+  co_await refresh_space(request.name, Count::when_due);
   change.pool = report(*entry);
   co_return change;
 }
@@ -175,32 +175,11 @@ Task<void> Host::keep_opening(std::string name) {
   }
 }
 
-Task<void> Host::refresh_space(std::string name) {
-  const auto at = pools_.find(name);
-  if (at == pools_.end() || at->second->pool == nullptr || at->second->refreshing) co_return;
-  PoolEntry& entry = *at->second;
-  const PoolUse use(entry);
-  entry.refreshing = true;
-  entry.refreshing_since = executor_.now();
-  const auto space = co_await entry.pool->space();
-  if (space.ok()) {
-    const PoolSpace& now = space.value();
-    entry.space = PoolReport::Space{now.capacity_bytes, now.available_bytes, now.reserve_bytes};
-    entry.reason.clear();
-  } else {
-    entry.reason = space.error().message();
-  }
-  const auto volumes = co_await entry.pool->list_volumes();
-  if (volumes.ok()) entry.volume_count = volumes.value().size();
-  entry.refreshing = false;
-  changed_.notify_all();
-}
-
 // Asks every loop (and every pool) at once, and waits a bounded time: the status must not hang with
 // the storage.
 Task<void> Host::refresh(bool with_pools) {
   for (const auto& [name, entry] : pools_) {
-    if (with_pools) background_.spawn(refresh_space(name));
+    if (with_pools) background_.spawn(refresh_space(name, Count::when_due));
   }
   for (std::size_t i = 0; i < loops_.size(); ++i) background_.spawn(refresh_services(i));
   const MonotonicTime deadline = executor_.now() + limits::kStatusTime;
@@ -228,7 +207,8 @@ PoolReport Host::report(const PoolEntry& entry) const {
     const PoolInfo& info = entry.pool->info();
     report.open = PoolReport::Open{info.id, info.shared, info.segment_bytes, info.format_version,
                                    info.created};
-    report.space = entry.space;
+    if (entry.space.has_value()) report.space = space_report(entry);
+    if (entry.space.has_value() && entry.count.has_value()) report.volumes = volumes_report(entry);
     report.volume_count = entry.volume_count;
   }
   return report;
@@ -246,28 +226,10 @@ Task<Result<PoolReport>> Host::show_pool(std::string name) {
   CO_TRY_ASSIGN(PoolEntry * entry, find_pool(name));
   const PoolUse use(*entry);
   if (entry->pool == nullptr) co_return report(*entry);
-  co_await refresh_space(name);
   co_await refresh(false);
-  CO_TRY_ASSIGN(const std::vector<VolumeRecord> volumes, co_await entry->pool->list_volumes());
-  std::uint64_t allocated_bytes = 0;
-  std::uint64_t provisioned_bytes = 0;
-  for (const VolumeRecord& volume : volumes) {
-    const auto allocated = co_await entry->pool->volume_allocated_bytes(volume.id);
-    if (allocated.ok()) allocated_bytes += allocated.value();
-    const VolumeName volume_name{name, volume.name};
-    const Attachment* attachment = find_attachment(volume_name);
-    if (attachment != nullptr && attachment->served.has_value()) {
-      provisioned_bytes += attachment->served->size_bytes;
-      continue;
-    }
-    const auto size = co_await Volume::stored_size_bytes(*entry->pool, volume.id);
-    if (size.ok()) provisioned_bytes += size.value();
-  }
-  PoolReport shown = report(*entry);
-  shown.volume_count = volumes.size();
-  shown.allocated_bytes = allocated_bytes;
-  shown.provisioned_bytes = provisioned_bytes;
-  co_return shown;
+  while (entry->refreshing) co_await changed_.wait();
+  co_await refresh_space(name, Count::now);
+  co_return report(*entry);
 }
 
 Task<Result<DoneAnswer>> Host::close_pool(std::string name) {

@@ -90,9 +90,11 @@ Task<Result<void>> ServiceShard::resize_detached(ShardVolume volume, std::uint64
   co_return closed;
 }
 
-Task<std::vector<std::pair<VolumeName, ServiceReport>>> ServiceShard::reports() {
+Task<std::vector<std::pair<VolumeName, ServiceReport>>> ServiceShard::reports(
+    std::set<std::string> short_pools) {
   std::vector<std::pair<VolumeName, ServiceReport>> reports;
   for (const auto& [name, service] : services_) {
+    service->hint_space_is_short(short_pools.contains(name.pool));
     if (auto report = service->report()) reports.emplace_back(name, std::move(*report));
   }
   co_return reports;

@@ -9,6 +9,7 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -49,8 +50,10 @@ class ServiceShard {
   Task<Result<void>> remove(VolumeName name);
   Task<Result<ServiceReport>> resize(VolumeName name, std::uint64_t size_bytes);
   Task<Result<void>> resize_detached(ShardVolume volume, std::uint64_t size_bytes);
-  // Of those that are open.
-  Task<std::vector<std::pair<VolumeName, ServiceReport>>> reports();
+  // Of those that are open, or held while they are being opened. `short_pools`: where volumes
+  // should free soon what they can.
+  Task<std::vector<std::pair<VolumeName, ServiceReport>>> reports(
+      std::set<std::string> short_pools);
   // Returns when nothing of the loop is on its way to the pool any more.
   Task<Result<void>> drop_view(std::string pool);
 

@@ -250,6 +250,9 @@ Task<Result<void>> StateStore::save(HostState state) {
   }
   newest_ = target;
   generation_ = state.generation;
+  // The other file is allocated while there may be space, not when it is needed. If there is none,
+  // the next save says so.
+  if (slots_[1 - target].file == nullptr) (void)co_await open_slot(1 - target);
   co_return Result<void>{};
 }
 

@@ -168,13 +168,26 @@ TEST_F(StateStoreTest, NothingButDamagedFilesAreRefusedAndKept) {
 
 TEST_F(StateStoreTest, AFailedSaveLeavesTheOldState) {
   StateStore store(*disk_, directory_);
-  ASSERT_TRUE(run(store.save(example())).ok());
   std::filesystem::create_directory(store.path(1));  // in the way of the second file
+  ASSERT_TRUE(run(store.save(example())).ok());
   EXPECT_FALSE(run(store.save({})).ok());
   StateStore again(*disk_, directory_);
   const auto state = run(again.load());
   ASSERT_TRUE(state.ok());
   EXPECT_EQ(state->pools.size(), 2u);
+}
+
+TEST_F(StateStoreTest, TheFirstSaveAllocatesBothFiles) {
+  StateStore store(*disk_, directory_);
+  HostState state;
+  state.pools.push_back({"vms", "dir:/srv/vms"});
+  ASSERT_TRUE(run(store.save(state)).ok());
+  for (std::size_t slot = 0; slot < 2; ++slot) {
+    const auto allocated = run(disk_->allocated_bytes(store.path(slot)));
+    ASSERT_TRUE(allocated.ok()) << slot;
+    EXPECT_GE(allocated.value(), limits::kStateFileBytes);
+  }
+  EXPECT_EQ(run(StateStore(*disk_, directory_).load())->pools.size(), 1u);
 }
 
 TEST_F(StateStoreTest, SavingNeedsNoNewSpace) {

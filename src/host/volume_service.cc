@@ -20,6 +20,7 @@ VolumeCounters counters_of(const VolumeStatistics& now) {
   counters.live_bytes = now.live_bytes;
   counters.segment_bytes = now.segment_bytes;
   counters.segment_count = now.segment_count;
+  counters.unwritten_bytes = now.unwritten_bytes;
   counters.epoch = now.epoch;
   counters.log_sequence = now.log_sequence;
   counters.records_written = now.records_written;
@@ -42,6 +43,17 @@ VolumeCounters counters_of(const VolumeStatistics& now) {
   return counters;
 }
 
+std::optional<HoldReport> hold_report(const HoldState& state, MonotonicTime now) {
+  if (state.reason == HoldReason::none) return std::nullopt;
+  HoldReport hold;
+  hold.reason = hold_reason_text(state.reason);
+  hold.detail = state.detail;
+  hold.duration = now - state.since;
+  hold.waiting = state.waiting;
+  hold.retries = state.retries;
+  return hold;
+}
+
 }  // namespace
 
 VolumeService::VolumeService(const ServiceEnvironment& environment, ServiceSettings settings)
@@ -61,6 +73,7 @@ Result<void> VolumeService::listen() {
 Task<Result<void>> VolumeService::open(Pool& pool, VolumeId id, VolumeOptions options) {
   HOLDFAST_ASSERT(!is_open());
   CO_TRY(listen());
+  options.opening_hold = &opening_hold_;
   CO_TRY_ASSIGN(volume_, co_await Volume::open(environment_.executor, pool, id, options));
   frontend_ = make_frontend(environment_.vhost, *volume_, settings_.frontend);
   listener_->start_accepting();
@@ -100,21 +113,24 @@ Task<Result<void>> VolumeService::resize(std::uint64_t size_bytes) {
 }
 
 std::optional<ServiceReport> VolumeService::report() const {
-  if (!is_open()) return std::nullopt;
+  const MonotonicTime at = environment_.executor.now();
   ServiceReport report;
+  if (!is_open()) {
+    if (opening_hold_ != nullptr) report.hold = hold_report(*opening_hold_, at);
+    if (!report.hold.has_value()) return std::nullopt;
+    report.is_open = false;
+    return report;
+  }
   report.size_bytes = volume_->info().size_bytes;
   report.clients = frontend_->report();
   const VolumeStatistics now = volume_->statistics();
   report.counters = counters_of(now);
-  if (now.hold.reason == HoldReason::none) return report;
-  HoldReport hold;
-  hold.reason = hold_reason_text(now.hold.reason);
-  hold.detail = now.hold.detail;
-  hold.duration = environment_.executor.now() - now.hold.since;
-  hold.waiting = now.hold.waiting;
-  hold.retries = now.hold.retries;
-  report.hold = hold;
+  report.hold = hold_report(now.hold, at);
   return report;
+}
+
+void VolumeService::hint_space_is_short(bool is_short) {
+  if (volume_ != nullptr) volume_->hint_space_is_short(is_short);
 }
 
 }  // namespace holdfast

@@ -45,6 +45,7 @@ struct ServiceSettings {
 
 // Plain data, for the host to keep.
 struct ServiceReport {
+  bool is_open = true;  // false: it is being opened, and only its hold is known
   std::uint64_t size_bytes = 0;
   ClientReport clients;
   VolumeCounters counters;
@@ -68,7 +69,8 @@ class VolumeService {
   Task<void> close();
 
   Task<Result<void>> resize(std::uint64_t size_bytes);
-  std::optional<ServiceReport> report() const;  // nothing when it is not open
+  std::optional<ServiceReport> report() const;  // nothing when it is neither open nor held
+  void hint_space_is_short(bool is_short);
 
  private:
   Task<void> close_frontend(bool* closed);
@@ -77,6 +79,7 @@ class VolumeService {
   const ServiceSettings settings_;
   Condition changed_;
   // In the order of their construction; torn down in reverse (but the socket goes first).
+  const HoldState* opening_hold_ = nullptr;  // while the volume is being opened
   std::unique_ptr<Volume> volume_;
   std::unique_ptr<Frontend> frontend_;
   std::unique_ptr<Listener> listener_;

@@ -301,33 +301,40 @@ Task<Result<std::uint64_t>> DirPool::volume_allocated_bytes(VolumeId volume) {
   co_return total;
 }
 
+Task<Result<void>> DirPool::check_reserve(SegmentPurpose purpose, std::uint64_t wanted_bytes) {
+  if (purpose == SegmentPurpose::metadata) co_return Result<void>{};
+  CO_TRY_ASSIGN(const PoolSpace space, co_await this->space());
+  if (has_room_for(space, purpose, wanted_bytes)) co_return Result<void>{};
+  co_return Error(ErrorCode::no_space,
+                  "the pool " + info_.location +
+                      " is full: " + format_bytes(space.available_bytes) + " of " +
+                      format_bytes(space.capacity_bytes) + " are free and " +
+                      format_bytes(space.reserve_bytes) +
+                      " are the reserve; add space, remove volumes or trim in the guests");
+}
+
 Task<Result<std::unique_ptr<File>>> DirPool::create_segment(SegmentId segment,
                                                             SegmentPurpose purpose) {
   FileSystem& files = context_.file_system;
-  if (purpose == SegmentPurpose::guest_data) {
-    CO_TRY_ASSIGN(const PoolSpace space, co_await this->space());
-    if (space.available_bytes < space.reserve_bytes + info_.segment_bytes) {
-      co_return Error(ErrorCode::no_space,
-                      "the pool " + info_.location +
-                          " is full: " + format_bytes(space.available_bytes) + " of " +
-                          format_bytes(space.capacity_bytes) + " are free and " +
-                          format_bytes(space.reserve_bytes) +
-                          " are the reserve; add space, remove volumes or trim in the guests");
-    }
-  }
+  CO_TRY(co_await check_reserve(purpose, info_.segment_bytes));
   const std::string path = segment_path(segment);
   FileOpenOptions options;
   options.writable = true;
   options.create_new = true;
   options.preallocate_bytes = info_.segment_bytes;
   CO_TRY_ASSIGN(std::unique_ptr<File> file, co_await files.open(path, options));
-  std::string directory = volume_path(segment.volume);
-  auto synced = co_await files.sync_directory(std::move(directory));
-  if (!synced.ok()) {
+  // Others (another loop, another tenant of the storage) may have taken the same room since the
+  // look above. Whoever looks last, after its own allocation, sees everybody's, and gives way.
+  auto kept = co_await check_reserve(purpose, 0);
+  if (kept.ok()) {
+    std::string directory = volume_path(segment.volume);
+    kept = co_await files.sync_directory(std::move(directory));
+  }
+  if (!kept.ok()) {
     file.reset();
     const auto removed = co_await files.remove_file(path);
     if (!removed.ok()) log_warning(removed.error().message());
-    co_return synced.take_error();
+    co_return kept.take_error();
   }
   co_return file;
 }

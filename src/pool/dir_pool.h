@@ -47,8 +47,7 @@ class DirPool final : public Pool {
   Task<Result<std::uint64_t>> volume_allocated_bytes(VolumeId volume) override;
   Task<Result<std::unique_ptr<File>>> create_segment(SegmentId segment,
                                                      SegmentPurpose purpose) override;
-  Task<Result<std::unique_ptr<File>>> open_segment(SegmentId segment,
-                                                   bool writable) override;
+  Task<Result<std::unique_ptr<File>>> open_segment(SegmentId segment, bool writable) override;
   Task<Result<void>> remove_segment(SegmentId segment) override;
   Task<Result<void>> trim_segment(SegmentId segment, std::uint64_t used_bytes) override;
   Task<Result<std::vector<SegmentId>>> list_segments(VolumeId volume) override;
@@ -85,6 +84,8 @@ class DirPool final : public Pool {
   std::string root_path(const RootId& root) const;
   Task<void> remove_leftovers();
   Task<Result<void>> remove_tree(std::string path);
+  // no_space when a segment of a guest's would lie, or lies (0 more bytes), in the reserve.
+  Task<Result<void>> check_reserve(SegmentPurpose purpose, std::uint64_t wanted_bytes);
   Task<Result<VolumeRecord>> read_volume_record(VolumeId volume);
   Task<Result<void>> write_volume_record(std::string directory, VolumeRecord record);
   Task<Result<void>> check_name_is_free(VolumeRecord record, bool is_new_volume);

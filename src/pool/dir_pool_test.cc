@@ -460,6 +460,17 @@ TEST_F(DirPoolTest, GuestsStopAtTheReserveAndMetadataGoesOn) {
   EXPECT_TRUE(run(harness_.pool().create_segment(segment(2), SegmentPurpose::guest_data)).ok());
 }
 
+TEST_F(DirPoolTest, DiscardsMayHaveHalfOfTheReserve) {
+  make_volume();
+  const std::uint64_t capacity = 1 * kTiB;
+  const std::uint64_t reserve = reserve_bytes_of(capacity);
+  harness_.files().space_answer = FileSystemSpace{capacity, reserve};
+  EXPECT_FALSE(run(harness_.pool().create_segment(segment(1), SegmentPurpose::guest_data)).ok());
+  EXPECT_TRUE(run(harness_.pool().create_segment(segment(2), SegmentPurpose::guest_discard)).ok());
+  harness_.files().space_answer = FileSystemSpace{capacity, reserve / 2};
+  EXPECT_FALSE(run(harness_.pool().create_segment(segment(3), SegmentPurpose::guest_discard)).ok());
+}
+
 TEST_F(DirPoolTest, ASegmentWhoseNameIsNotDurableIsNotLeftBehind) {
   make_volume();
   harness_.files().failing_sync = volume().string();

@@ -51,8 +51,9 @@ struct PoolSpace {
   std::uint64_t reserve_bytes = 0;    // of it, kept for metadata, deletes and the cleaner
 };
 
-// Who asks for a segment: guests are refused (no_space) at the reserve, metadata only at the end.
-enum class SegmentPurpose { guest_data, metadata };
+// Who asks for a segment: guests are refused (no_space) at the reserve; at half of it while a
+// discard of theirs waits, which frees space; metadata only at the end.
+enum class SegmentPurpose { guest_data, guest_discard, metadata };
 
 class Pool {
  public:

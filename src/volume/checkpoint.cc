@@ -60,6 +60,48 @@ void VolumeImpl::want_checkpoint() {
   tasks_.spawn(checkpoint_now());
 }
 
+bool VolumeImpl::space_is_short() const {
+  return space_is_short_ || hold_.state().reason == HoldReason::space;
+}
+
+// Whether a request that frees space is in the volume, wherever it waits.
+bool VolumeImpl::frees_space() {
+  if (freeing_requests_ != 0) return true;
+  for (BlockRequest* request = pending_.front(); request != nullptr;
+       request = pending_.next(*request)) {
+    if (request->operation == BlockOperation::discard ||
+        request->operation == BlockOperation::write_zeroes) {
+      return true;
+    }
+  }
+  return false;
+}
+
+void VolumeImpl::hint_space_is_short(bool is_short) {
+  if (space_is_short_ == is_short) return;
+  space_is_short_ = is_short;
+  free_soon();
+  maybe_clean();
+}
+
+// While space is short, a segment that has died is freed by a checkpoint of its own.
+void VolumeImpl::free_soon() {
+  if (!space_is_short() || closing_ || !serving_ || checkpoint_running_ || checkpoint_wanted_ ||
+      store_.dead_candidates().size() <= dead_when_freed_) {
+    return;
+  }
+  const MonotonicTime due = last_checkpoint_ + limits::kSpaceCheckpointTime;
+  if (due <= executor_.now()) {
+    want_checkpoint();
+  } else if (!free_timer_.is_armed()) {
+    executor_.arm(free_timer_, due);
+  }
+}
+
+void VolumeImpl::on_free_timer(void* context) {
+  static_cast<VolumeImpl*>(context)->free_soon();
+}
+
 void VolumeImpl::after_activity() {
   last_activity_ = executor_.now();
   if (!idle_timer_.is_armed() && !closing_) {
@@ -72,6 +114,7 @@ void VolumeImpl::after_activity() {
   if ((log_is_long || many_dirty || has_much_unfreed()) && !checkpoint_running_) {
     want_checkpoint();
   }
+  free_soon();
   maybe_clean();
 }
 
@@ -84,6 +127,11 @@ void VolumeImpl::on_idle_timer(void* context) {
   }
   if (self->log_.applied_sequence() != self->checkpoint_sequence_) self->want_checkpoint();
   self->tasks_.spawn(self->release_idle_memory());
+  if (self->trimmed_blocks_ == 0) return;
+  self->maybe_clean();
+  if (!self->guest_rests()) {  // it reads: come back for the trims
+    self->executor_.arm(self->idle_timer_, self->executor_.now() + self->options_.checkpoint_idle);
+  }
 }
 
 // An idle volume keeps its clean map pages and little else.
@@ -111,8 +159,10 @@ Task<void> VolumeImpl::checkpoint_now() {
   fruitless_at_ = 0;
   dead_after_checkpoint_ = store_.dead_segments();
   checkpoint_running_ = false;
+  last_checkpoint_ = executor_.now();
   checkpoint_done_.notify_all();
   wake_crowded();
+  free_soon();
   maybe_clean();
 }
 
@@ -295,6 +345,7 @@ std::vector<SegmentNumber> VolumeImpl::take_dead(const format::LogPosition& posi
     (replay_needs_it ? later : dead).push_back(number);
   }
   candidates = std::move(later);
+  dead_when_freed_ = candidates.size();
   return dead;
 }
 
@@ -400,6 +451,7 @@ Task<void> VolumeImpl::remove_dead(std::vector<SegmentNumber> dead) {
     log_warning("volume " + info_.name + ": " + removed.error().message() +
                 "; it is tried again after the next checkpoint");
     store_.dead_candidates().push_back(number);
+    ++dead_when_freed_;
   }
 }
 

@@ -38,6 +38,12 @@ using format::SegmentEntry;
 using format::SegmentState;
 using format::SegmentStream;
 
+namespace {
+
+constexpr std::uint32_t kPageVictimRoundsMax = 3;
+
+}  // namespace
+
 // --- One victim ---
 
 // False: it, or the round, was given up.
@@ -67,6 +73,12 @@ Task<bool> VolumeImpl::clean_segment(Cleaning& cleaning, SegmentNumber victim) {
   if (cleaning.victim_failed || closing_) co_return !cleaning.victim_failed;
   if (entry.stream == SegmentStream::pages) {
     ++statistics_.cleaned_segments;
+    // Pages leave it with the next checkpoint, if they can be read.
+    if (store_.entry(victim).live_blocks != 0 &&
+        ++page_victim_rounds_[victim.value] >= kPageVictimRoundsMax) {
+      uncleanable_.insert(victim.value);
+      page_victim_rounds_.erase(victim.value);
+    }
     co_return true;
   }
   cleaning.finished_blocks += cleaning.share.blocks;
@@ -142,7 +154,11 @@ Task<void> VolumeImpl::take_copy(Cleaning& cleaning, std::uint64_t block, MapEnt
   // Bytes that fail their check stay where they are; a read will say so to whoever asks.
   if (crc32c(bytes) != entry.checksum) co_return;
   const BlockNumber first{block};
-  if (cleaning.builder.data_room(first, 1) == 0) co_await write_copies(cleaning);
+  // A record ends where its segment does: what is left behind it would be lost.
+  const std::uint32_t gathered_blocks = cleaning.builder.payload_blocks();
+  const bool fills_segment = cold_.segment != nullptr && gathered_blocks != 0 &&
+                             cold_.next_block + 1 + gathered_blocks >= segment_blocks_;
+  if (fills_segment || cleaning.builder.data_room(first, 1) == 0) co_await write_copies(cleaning);
   if (cleaning.failed) co_return;
   const std::uint32_t index = cleaning.builder.payload_blocks();
   cleaning.builder.add_extent({first, 1, ExtentKind::data});

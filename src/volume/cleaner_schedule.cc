@@ -51,9 +51,22 @@ CleanerPace::Share VolumeImpl::sealed_share() const {
   return {store_.sealed_blocks() - done, store_.sealed_live_blocks()};
 }
 
+// No request for as long as a checkpoint waits for.
+bool VolumeImpl::guest_rests() const {
+  return requests_active_ == 0 && executor_.now() - last_request_ >= options_.checkpoint_idle;
+}
+
+// A guest that trims wants the space back, more than `percent` would give; to copy for it is worth
+// it once for each such share of the volume that was trimmed, and while the guest does not mind.
 bool VolumeImpl::wants_cleaning(std::uint32_t percent) const {
-  if (is_held_for_space()) percent = std::min(percent, kGarbagePercentMin);
-  return sealed_share().garbage_percent() > percent;
+  const std::uint64_t idle_percent = options_.cleaner_idle_percent;
+  const CleanerPace::Share share = sealed_share();
+  if (space_is_short()) {
+    percent = std::min(percent, kGarbagePercentMin);
+  } else if (guest_rests() && trimmed_blocks_ * 100 > share.blocks * idle_percent) {
+    percent = std::min(percent, options_.cleaner_idle_percent);
+  }
+  return share.garbage_percent() > percent;
 }
 
 // Called whenever garbage may have grown.
@@ -61,21 +74,31 @@ void VolumeImpl::maybe_clean() {
   if (cleaning_ || closing_ || !serving_ || options_.cleaner_start_percent > 100) return;
   if (!wants_cleaning(options_.cleaner_start_percent)) return;
   // Nothing was worth it, and nothing has been added since.
-  if (store_.next_number().value == fruitless_at_ && !is_held_for_space()) return;
+  const bool may_want_more = space_is_short() || (trimmed_blocks_ != 0 && guest_rests());
+  if (store_.next_number().value == fruitless_at_ && !may_want_more) return;
   cleaning_ = true;
   tasks_.spawn(clean());
 }
 
 Task<void> VolumeImpl::clean() {
   CleanerTurns::Turn turn;
-  while (!closing_ && !turn.take(turns_, is_held_for_space())) {
-    co_await sleep_for(executor_, is_held_for_space() ? kUrgentTurnWait : kTurnWait);
+  while (!closing_ && !turn.take(turns_, space_is_short())) {
+    co_await sleep_for(executor_, space_is_short() ? kUrgentTurnWait : kTurnWait);
   }
   Cleaning cleaning(executor_);
   Backoff backoff;
   pace_.begin(executor_.now());
   cleaner_works_ = true;
-  while (!closing_ && wants_cleaning(options_.cleaner_stop_percent)) {
+  while (!closing_) {
+    if (!wants_cleaning(options_.cleaner_stop_percent)) {
+      if (!guest_rests()) break;
+      if (!victims_.empty()) {  // no guest's checkpoint would come to free them
+        co_await settle_and_free(cleaning);
+        continue;
+      }
+      trimmed_blocks_ = 0;  // caught up
+      break;
+    }
     const SegmentNumber victim = co_await next_victim();
     if (victim.value == 0) {
       fruitless_at_ = store_.next_number().value;
@@ -94,12 +117,7 @@ Task<void> VolumeImpl::clean() {
     }
     backoff = Backoff();
     // Space comes back with a checkpoint; without need the next one that is due will do.
-    if (is_held_for_space()) {
-      cleaning.is_last = true;
-      co_await settle(cleaning);
-      cleaning.is_last = false;
-      co_await checkpoint_for_room();
-    }
+    if (space_is_short()) co_await settle_and_free(cleaning);
   }
   cleaning.is_last = true;
   co_await settle(cleaning);
@@ -107,7 +125,17 @@ Task<void> VolumeImpl::clean() {
   cleaner_works_ = cleaning_ = false;
   executor_.cancel(clean_timer_);
   release_pressed_writes();
+  if (trimmed_blocks_ != 0 && !closing_ && !idle_timer_.is_armed()) {
+    executor_.arm(idle_timer_, executor_.now() + options_.checkpoint_idle);
+  }
   drained_.notify_all();
+}
+
+Task<void> VolumeImpl::settle_and_free(Cleaning& cleaning) {
+  cleaning.is_last = true;
+  co_await settle(cleaning);
+  cleaning.is_last = false;
+  co_await checkpoint_for_room();
 }
 
 // Garbage that waits for a checkpoint is bounded too.
@@ -190,7 +218,7 @@ bool VolumeImpl::guest_is_busy() const {
 }
 
 bool VolumeImpl::cleaner_has_haste() const {
-  return is_held_for_space() || pace_.is_behind() || !guest_is_busy();
+  return space_is_short() || pace_.is_behind() || !guest_is_busy();
 }
 
 std::uint32_t VolumeImpl::cleaner_step_blocks() const {
@@ -203,7 +231,7 @@ Task<void> VolumeImpl::await_credit(const Cleaning& cleaning, std::uint32_t bloc
   for (;;) {
     pace_.look(sealed_share(), cleaning.share, pool_tightness_);
     pace_.time_passed(executor_.now());
-    if (pace_.may_work() || closing_ || cleaning.is_last || is_held_for_space() ||
+    if (pace_.may_work() || closing_ || cleaning.is_last || space_is_short() ||
         !guest_is_busy()) {
       break;
     }

@@ -130,6 +130,11 @@ class MainLog {
     return current_ == nullptr ? SegmentNumber{} : current_->number;
   }
   std::uint32_t current_used_blocks() const { return next_block_; }
+  // Of its segments, still to be written.
+  std::uint64_t unwritten_blocks() const {
+    return (current_ == nullptr ? 0 : options_.segment_blocks - next_block_) +
+           (spare_ == nullptr ? 0 : options_.segment_blocks);
+  }
 
  private:
   static constexpr std::uint32_t kNoRecentFlush = 1u << 30;

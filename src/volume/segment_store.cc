@@ -185,9 +185,15 @@ bool SegmentStore::for_some_entries(std::size_t first, std::size_t count, const 
   return end < pinned_.size();
 }
 
+// A log that is held keeps its order, discards included: those behind it must still get through, or
+// a full pool could not be trimmed.
+SegmentPurpose SegmentStore::purpose_of(SegmentStream stream) const {
+  if (stream != SegmentStream::main) return SegmentPurpose::metadata;
+  const bool frees_space = frees_space_ && frees_space_();
+  return frees_space ? SegmentPurpose::guest_discard : SegmentPurpose::guest_data;
+}
+
 Task<Result<Segment*>> SegmentStore::create(SegmentStream stream, bool hold_errors) {
-  const SegmentPurpose purpose =
-      stream == SegmentStream::main ? SegmentPurpose::guest_data : SegmentPurpose::metadata;
   HoldTracker::Operation held(hold_);
   for (;;) {
     // A number is used for one try only: a create that failed may still have left a file.
@@ -198,7 +204,7 @@ Task<Result<Segment*>> SegmentStore::create(SegmentStream stream, bool hold_erro
     const SegmentId id{volume_, epoch_, number};
     std::optional<HoldTracker::Call> call(std::in_place, hold_,
                                           "creation of " + segment_name(number));
-    Result<std::unique_ptr<File>> file = co_await pool_.create_segment(id, purpose);
+    Result<std::unique_ptr<File>> file = co_await pool_.create_segment(id, purpose_of(stream));
     call.reset();
     if (file.ok()) {
       if (!canary::kUnwatchedFiles) (*file)->observe(hold_.file_observer(), segment_name(number));

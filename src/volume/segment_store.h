@@ -84,6 +84,9 @@ class SegmentStore final : public PageStorage {
   // Segments that lost their last live block, or were sealed without one; taken by checkpoints.
   std::vector<SegmentNumber>& dead_candidates() { return dead_candidates_; }
 
+  // Whether a request that frees space waits for the log: then the log may have more of the
+  // reserve.
+  void set_frees_space(std::function<bool()> frees_space) { frees_space_ = std::move(frees_space); }
   // A new segment with its entry (open), its file writable and its name durable. Waits out full and
   // unreachable storage when `hold_errors`, else returns the error.
   Task<Result<Segment*>> create(format::SegmentStream stream, bool hold_errors);
@@ -116,6 +119,7 @@ class SegmentStore final : public PageStorage {
   std::byte* entry_bytes(SegmentNumber segment) const;
   void count_sealed(const format::SegmentEntry& entry, bool add);
   Task<Result<void>> load_table_pages(std::uint8_t level, std::uint64_t index);
+  SegmentPurpose purpose_of(format::SegmentStream stream) const;
   void trim_handles(std::size_t keep_count);
   void give_up_handles();
   void grow_handles_max();
@@ -137,6 +141,7 @@ class SegmentStore final : public PageStorage {
   std::uint64_t segment_count_ = 0;
   Sealed sealed_;
   std::vector<SegmentNumber> dead_candidates_;
+  std::function<bool()> frees_space_;
 };
 
 }  // namespace holdfast

@@ -47,6 +47,7 @@ VolumeImpl::VolumeImpl(Executor& executor, Pool& pool, VolumeId id, VolumeOption
       completions_(&VolumeImpl::run_completions, this),
       checkpoint_done_(executor),
       idle_timer_(&VolumeImpl::on_idle_timer, this),
+      free_timer_(&VolumeImpl::on_free_timer, this),
       pace_({options.cleaner_start_percent, options.cleaner_stop_percent}),
       own_turns_(options.cleaner_turns == nullptr ? std::make_unique<CleanerTurns>() : nullptr),
       turns_(options.cleaner_turns == nullptr ? *own_turns_ : *options.cleaner_turns),
@@ -56,7 +57,11 @@ VolumeImpl::VolumeImpl(Executor& executor, Pool& pool, VolumeId id, VolumeOption
   info_.id = id;
   info_.size_bytes = root.size_bytes;
   info_.read_only = options.read_only;
-  hold_.set_observer([this] { maybe_clean(); });
+  hold_.set_observer([this] {
+    free_soon();
+    maybe_clean();
+  });
+  store_.set_frees_space([this] { return frees_space(); });
 }
 
 VolumeImpl::~VolumeImpl() {
@@ -300,6 +305,7 @@ Task<Result<void>> VolumeImpl::close() {
   while (requests_active_ != 0 || !completed_.empty()) co_await drained_.wait();
   executor_.cancel(idle_timer_);
   credit_earned_.notify_all();
+  executor_.cancel(free_timer_);
   while (cleaning_) co_await drained_.wait();
   seal_cold();
   while (checkpoint_running_ || checkpoint_wanted_) co_await checkpoint_done_.wait();
@@ -332,6 +338,8 @@ VolumeStatistics VolumeImpl::statistics() const {
   now.live_bytes = store_.live_blocks() * kBlockBytes;
   now.segment_count = store_.segment_count();
   now.segment_bytes = store_.segment_count() * root_.segment_bytes;
+  const std::uint64_t cold_room = cold_.segment == nullptr ? 0 : segment_blocks_ - cold_.next_block;
+  now.unwritten_bytes = (log_.unwritten_blocks() + page_room() + cold_room) * kBlockBytes;
   now.epoch = root_.id.epoch.value;
   now.log_sequence = log_.applied_sequence().value;
   now.records_written = log_.records_written();
@@ -416,7 +424,9 @@ Task<Result<std::unique_ptr<Volume>>> Volume::open(Executor& executor, Pool& poo
   CO_TRY_ASSIGN(format::Root root, co_await newest_root(pool, id, roots));
   auto volume = std::make_unique<VolumeImpl>(executor, pool, id, options, root);
   volume->set_name(found->name);
+  if (options.opening_hold != nullptr) *options.opening_hold = &volume->hold_state();
   Result<void> recovered = co_await volume->recover(roots, begin);
+  if (options.opening_hold != nullptr) *options.opening_hold = nullptr;
   if (!recovered.ok()) {
     // The volume may be calling us from inside its own load of a page: let that return first.
     co_await sleep_for(executor, 0ns);

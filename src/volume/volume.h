@@ -46,6 +46,11 @@ struct VolumeOptions {
   // percent; beside an idle guest it goes on until the second. Above 100: it never works.
   std::uint32_t cleaner_start_percent = limits::kCleanerStartPercent;
   std::uint32_t cleaner_stop_percent = limits::kCleanerStopPercent;
+  // After trims, when the guest is idle, it works until garbage is at most this.
+  std::uint32_t cleaner_idle_percent = limits::kCleanerIdlePercent;
+  // While the volume is being opened, points to what it is held by; null before and after. The
+  // pointer that this points to outlives the opening.
+  const HoldState** opening_hold = nullptr;
 };
 
 struct VolumeStatistics {
@@ -62,6 +67,7 @@ struct VolumeStatistics {
   std::uint64_t live_bytes = 0;     // guest blocks, and pages of the map and the segment table
   std::uint64_t segment_bytes = 0;  // allocated to segments
   std::uint64_t segment_count = 0;
+  std::uint64_t unwritten_bytes = 0;  // of segments: allocated beforehand, still to be written
   // The log and its checkpoints.
   std::uint64_t epoch = 0;
   std::uint64_t log_sequence = 0;     // records in the main log, ever
@@ -103,6 +109,8 @@ class Volume : public BlockDevice {
   virtual Task<Result<void>> resize(std::uint64_t size_bytes) = 0;
   virtual Task<Result<void>> checkpoint() = 0;
   virtual VolumeStatistics statistics() const = 0;
+  // Somebody waits for room in the pool: what can be freed should be, soon.
+  virtual void hint_space_is_short(bool is_short) = 0;
 };
 
 }  // namespace holdfast

@@ -44,11 +44,13 @@ class VolumeImpl final : public Volume, private MainLogClient {
   Task<Result<void>> resize(std::uint64_t size_bytes) override;
   Task<Result<void>> checkpoint() override;
   VolumeStatistics statistics() const override;
+  void hint_space_is_short(bool is_short) override;
 
   // recovery.cc
   // `roots`: all that the pool lists; `begin`: when opening began.
   Task<Result<void>> recover(const std::vector<RootId>& roots, MonotonicTime begin);
   void set_name(const std::string& name);
+  const HoldState& hold_state() const { return hold_.state(); }
 
  private:
   // volume.cc: admission and completion
@@ -116,6 +118,10 @@ class VolumeImpl final : public Volume, private MainLogClient {
   struct PageWrite;
   struct Flush;
   void want_checkpoint();
+  bool space_is_short() const;
+  bool frees_space();
+  void free_soon();
+  static void on_free_timer(void* context);
   void after_activity();
   static void on_idle_timer(void* context);
   Task<void> release_idle_memory();
@@ -139,11 +145,12 @@ class VolumeImpl final : public Volume, private MainLogClient {
 
   // cleaner_schedule.cc: when, which, how fast
   struct Cleaning;
-  bool is_held_for_space() const { return hold_.state().reason == HoldReason::space; }
   CleanerPace::Share sealed_share() const;
   bool wants_cleaning(std::uint32_t percent) const;
+  bool guest_rests() const;
   void maybe_clean();
   Task<void> clean();
+  Task<void> settle_and_free(Cleaning& cleaning);
   Task<SegmentNumber> next_victim();
   bool is_worth_cleaning(SegmentNumber number, const format::SegmentEntry& entry) const;
   Task<void> look_at_pool();
@@ -264,6 +271,12 @@ class VolumeImpl final : public Volume, private MainLogClient {
   std::vector<RootId> old_roots_;  // published and superseded, to be removed
   Condition checkpoint_done_;
   Timer idle_timer_;
+  // Freeing in haste.
+  bool space_is_short_ = false;       // in the pool, whoever waits for it
+  std::size_t freeing_requests_ = 0;  // discards and write_zeroes that are started
+  std::size_t dead_when_freed_ = 0;   // dead segments that the last checkpoint could not free
+  MonotonicTime last_checkpoint_{};   // its end
+  Timer free_timer_;
   // The cleaner.
   struct ColdSegment {
     Segment* segment = nullptr;  // null: none is open
@@ -282,7 +295,8 @@ class VolumeImpl final : public Volume, private MainLogClient {
   std::uint64_t cleaned_garbage_blocks_ = 0;  // in victims, not freed but as good as
   std::uint64_t fruitless_at_ = 0;            // next segment's number when there was no victim
   std::uint64_t dead_after_checkpoint_ = 0;
-  std::vector<SegmentNumber> candidates_;          // the next victims, best last
+  std::uint64_t trimmed_blocks_ = 0;       // live before a discard, since the cleaner caught up
+  std::vector<SegmentNumber> candidates_;  // the next victims, best last
   std::unordered_set<std::uint64_t> victims_;      // since the last checkpoint
   std::unordered_set<std::uint64_t> uncleanable_;  // hold damaged blocks
   List<WriteOp, &WriteOp::wait_link> pressed_writes_;

@@ -47,6 +47,7 @@ void VolumeImpl::start_write(BlockRequest& request) {
     }
     return;
   }
+  if (request.operation != BlockOperation::write) ++freeing_requests_;
   if (conflicts(op)) {
     conflicting_writes_.push_back(op);
     return;
@@ -305,6 +306,7 @@ void VolumeImpl::apply_extent(const RecordExtent& extent, BlockLocation location
           run_blocks = 0;
         }
         ++run_blocks;
+        if (extent.kind != ExtentKind::data) ++trimmed_blocks_;
       }
       MapEntry entry;
       if (extent.kind == ExtentKind::data) {
@@ -365,6 +367,7 @@ void VolumeImpl::op_done_in_record(WriteOp& op) {
 void VolumeImpl::finish(WriteOp& op) {
   BlockRequest& request = *op.request;
   const BlockStatus status = op.status;
+  if (request.operation != BlockOperation::write) --freeing_requests_;
   op.link.unlink();
   if (op.has_edges()) --edge_writes_;
   op.edges = AlignedBuffer();
