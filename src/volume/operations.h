@@ -12,9 +12,9 @@
 #include "base/limits.h"
 #include "base/list.h"
 #include "block/block_device.h"
+#include "block/iovec_cursor.h"
 #include "io/aligned_buffer.h"
 #include "io/file_system.h"
-#include "volume/iovec_cursor.h"
 #include "volume/paged_array.h"
 
 namespace holdfast {

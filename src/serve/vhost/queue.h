@@ -16,8 +16,6 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
-#include <optional>
-#include <string>
 #include <vector>
 
 #include "base/list.h"
@@ -30,7 +28,7 @@ namespace holdfast::vhost {
 
 class Queue {
  public:
-  Queue(Device& device, std::uint16_t index) : device_(device), index_(index) {}
+  explicit Queue(Device& device) : device_(device) {}
   Queue(const Queue&) = delete;
   Queue& operator=(const Queue&) = delete;
   ~Queue();  // nothing in flight
@@ -63,7 +61,6 @@ class Queue {
   void start(QueueInflight inflight);
   // Takes no more requests.
   void stop();
-  bool is_running() const { return state_ == State::running; }
   bool is_stopped() const { return state_ == State::stopped; }
   std::uint16_t next_available() const { return next_available_; }
   // After the guest's memory has changed. Without its rings the device is broken.
@@ -97,7 +94,7 @@ class Queue {
   // chain.cc: from descriptors to vectors
   bool gather(Request& request);
   bool add_vectors(Request& request, std::uint64_t address, std::uint32_t length_bytes);
-  bool strip_frame(Request& request, std::size_t readable_count, std::uint64_t readable_bytes);
+  void strip_frame(Request& request, std::size_t readable_count, std::uint64_t readable_bytes);
 
   // requests.cc: from vectors to the device and back
   void execute(Request& request);
@@ -111,7 +108,6 @@ class Queue {
   void release(Request& request);
 
   Device& device_;
-  const std::uint16_t index_;
   State state_ = State::stopped;
   Setup setup_;
   std::unique_ptr<EventWatch> kick_;

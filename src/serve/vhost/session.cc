@@ -38,8 +38,8 @@ Session::Session(VhostServer& server, std::unique_ptr<Stream> stream)
   std::erase(serial, '-');
   serial.resize(kSerialBytes);
   std::copy_n(as_bytes(serial).begin(), kSerialBytes, device_.serial.begin());
-  for (std::uint16_t i = 0; i < limits::kVhostQueuesMax; ++i) {
-    queues_.push_back(std::make_unique<Queue>(device_, i));
+  for (std::size_t i = 0; i < limits::kVhostQueuesMax; ++i) {
+    queues_.push_back(std::make_unique<Queue>(device_));
   }
 }
 
