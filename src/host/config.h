@@ -5,6 +5,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <map>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -13,6 +14,7 @@
 #include "base/limits.h"
 #include "base/log.h"
 #include "base/result.h"
+#include "host/hold_policy.h"
 
 namespace holdfast {
 
@@ -35,6 +37,8 @@ struct HostConfig {
   std::uint32_t cleaner_stop_percent = limits::kCleanerStopPercent;
   Duration checkpoint_idle = limits::kCheckpointIdle;
   std::size_t loops = 0;  // that serve volumes; 0: one per core, at most kServiceLoopsDefaultMax
+  HoldSettings hold;
+  std::map<std::string, HoldSettings> pool_holds;  // by pool
   std::vector<PoolLocation> pools;
 };
 

@@ -35,6 +35,10 @@ struct Host::Attachment {
   bool keeping = false;  // keep_serving() is at it
   std::optional<VolumeRecord> record;
   std::optional<ServiceReport> served;  // while the volume is open: as its loop last said
+  std::string qmp_path;
+  // As its loop last said; only where somebody wants to know.
+  bool is_hold_known = false;
+  std::optional<Duration> held;
 };
 
 // An operation that needs the pool to stay open.

@@ -50,6 +50,16 @@ class ServiceShard {
   Task<Result<void>> resize_detached(ShardVolume volume, std::uint64_t size_bytes);
   // Of those that are open.
   Task<std::vector<std::pair<VolumeName, ServiceReport>>> reports();
+  // Of those that are asked for, and are there: see VolumeService::look_at_hold().
+  struct HoldQuery {
+    VolumeName name;
+    Duration fail_after;
+  };
+  struct HoldAnswer {
+    VolumeName name;
+    std::optional<Duration> held;
+  };
+  Task<std::vector<HoldAnswer>> look_at_holds(std::vector<HoldQuery> queries);
   // Returns when nothing of the loop is on its way to the pool any more.
   Task<Result<void>> drop_view(std::string pool);
 
@@ -85,6 +95,7 @@ class ServiceLoop {
   }
 
   bool refreshing = false;  // the host asked for reports and has no answer yet
+  bool looking = false;     // the same for holds
 
  private:
   Executor& home_;

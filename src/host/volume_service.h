@@ -16,6 +16,7 @@
 
 #include "host/commands.h"
 #include "host/frontend.h"
+#include "host/hold_policy.h"
 #include "io/executor.h"
 #include "io/file_system.h"
 #include "io/stream.h"
@@ -69,6 +70,9 @@ class VolumeService {
 
   Task<Result<void>> resize(std::uint64_t size_bytes);
   std::optional<ServiceReport> report() const;  // nothing when it is not open
+  // For how long requests have been held; nothing: they flow. Those that have waited for longer
+  // than `fail_after` are failed. An attachment that is not open holds all that its clients want.
+  std::optional<Duration> look_at_hold(Duration fail_after);
 
  private:
   Task<void> close_frontend(bool* closed);
@@ -76,6 +80,7 @@ class VolumeService {
   const ServiceEnvironment& environment_;
   const ServiceSettings settings_;
   Condition changed_;
+  MonotonicTime closed_since_;
   // In the order of their construction; torn down in reverse (but the socket goes first).
   std::unique_ptr<Volume> volume_;
   std::unique_ptr<Frontend> frontend_;

@@ -4,7 +4,8 @@
 // the device, and puts it into the used ring when it is done. Everything in the rings may change
 // under our eyes: each value is copied once, then checked, then used.
 //
-//   stopped -> running -> stopping (takes no more, answers what is in flight) -> stopped
+//   stopped -> running -> stopping (takes no more, answers what is in flight or gives it up while
+//   the device is held) -> stopped
 //
 // A request in flight keeps the guest's memory mapped that it uses. Descriptors are copied into
 // the request; payloads are not: reads go from the device straight into the guest's memory, and a
@@ -61,6 +62,9 @@ class Queue {
   void start(QueueInflight inflight);
   // Takes no more requests.
   void stop();
+  // Stopping: gives up what the device holds, where the in-flight memory keeps it until the queue
+  // starts again.
+  void give_up_held();
   bool is_stopped() const { return state_ == State::stopped; }
   std::uint16_t next_available() const { return next_available_; }
   // After the guest's memory has changed. Without its rings the device is broken.

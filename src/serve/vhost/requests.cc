@@ -117,8 +117,9 @@ void Queue::submit(Request& request) {
       case BlockStatus::ok:
         if (self.segment_next < self.segment_count) return queue.next_segment(self);
         return queue.finish(self, BlkStatus::ok);
-      case BlockStatus::shutting_down: {
-        // Not answered: it stays in flight, for the next daemon.
+      case BlockStatus::shutting_down:
+      case BlockStatus::cancelled: {
+        // Not answered: it stays in flight, for the next daemon or the next start of the queue.
         Device& device = queue.device_;
         queue.release(self);
         device.executor.defer(device.publish);
@@ -128,6 +129,7 @@ void Queue::submit(Request& request) {
         return queue.refuse(self, VhostFault::request_out_of_range, BlkStatus::io_error);
       case BlockStatus::read_only:
       case BlockStatus::medium_error:
+      case BlockStatus::hold_expired:
         return queue.finish(self, BlkStatus::io_error);
     }
   };
