@@ -22,7 +22,6 @@
 namespace holdfast {
 namespace {
 
-using nbd::Bytes;
 using nbd::Command;
 
 class Session {

@@ -21,7 +21,6 @@ namespace holdfast {
 namespace {
 
 using vhost::BlkType;
-using vhost::Bytes;
 using vhost::TestDaemon;
 using vhost::TestDisk;
 using vhost::TestFrontend;

@@ -38,6 +38,10 @@ const char* status_name(BlockStatus status) {
       return "medium error";
     case BlockStatus::shutting_down:
       return "shutting down";
+    case BlockStatus::cancelled:
+      return "cancelled";
+    case BlockStatus::hold_expired:
+      return "hold expired";
   }
   return "?";
 }
@@ -131,6 +135,7 @@ Guest::Choice Guest::choose() {
 void Guest::issue() {
   --operations_left_;
   ++operations_;
+  if (plan_.cancel_chance > 0 && prng_.chance(plan_.cancel_chance)) cancel_some();
   const Choice choice = choose();
   if (choice == Choice::status || choice == Choice::checkpoint || choice == Choice::resize) {
     if (resizing_) return;
@@ -172,6 +177,15 @@ void Guest::issue() {
     default:
       submit(slot, BlockOperation::write);
       break;
+  }
+}
+
+void Guest::cancel_some() {
+  for (const auto& slot : slots_) {
+    if (!slot->is_busy || slot->is_verification || !prng_.chance(0.5)) continue;
+    if (scheduler_.tracing()) scheduler_.trace("guest cancels " + describe(*slot));
+    slot->was_cancelled = true;
+    subject_->device().cancel(slot->request);
   }
 }
 
@@ -231,7 +245,7 @@ void Guest::submit(Slot& slot, BlockOperation operation) {
   request.context = &slot;
   request.log_order = 0;
   slot.is_busy = true;
-  slot.expects_out_of_range = false;
+  slot.expects_out_of_range = slot.was_cancelled = false;
   slot.number = next_number_++;
   slot.write = 0;
   if (operation == BlockOperation::flush) {
@@ -269,7 +283,7 @@ void Guest::submit_odd_request(Slot& slot) {
   request.on_complete = &Guest::on_complete;
   request.context = &slot;
   slot.is_busy = true;
-  slot.is_verification = false;
+  slot.is_verification = slot.was_cancelled = false;
   slot.expects_out_of_range = !is_empty;
   slot.number = next_number_++;
   slot.write = 0;
@@ -309,6 +323,7 @@ void Guest::completed(Slot& slot, BlockStatus status) {
 
 bool Guest::is_acceptable(const Slot& slot, BlockStatus status) const {
   if (status == BlockStatus::shutting_down) return closing_;
+  if (status == BlockStatus::cancelled) return slot.was_cancelled;
   if (slot.expects_out_of_range) return status == BlockStatus::out_of_range;
   if (status == BlockStatus::medium_error) return plan_.rot;
   return status == BlockStatus::ok;

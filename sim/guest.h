@@ -79,6 +79,7 @@ class Guest {
     bool is_busy = false;
     bool is_verification = false;
     bool expects_out_of_range = false;
+    bool was_cancelled = false;
     std::uint64_t number = 0;
     std::uint32_t write = 0;  // of the model; 0: none
     VolumeModel::Token token = 0;
@@ -90,6 +91,7 @@ class Guest {
   void issue();
   Choice choose();
   Slot& free_slot();
+  void cancel_some();
   void pick_range(BlockRequest& request);
   void prepare_memory(Slot& slot);
   void submit(Slot& slot, BlockOperation operation);

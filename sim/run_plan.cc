@@ -122,6 +122,7 @@ RunPlan swarm_plan(std::uint64_t seed) {
   if (prng.chance(0.75)) pick_faults(prng, plan);
   pick_cleaner(plan);
   pick_bad_places_and_silence(plan);
+  plan.cancel_chance = prng.pick({0.0, 0.0, 0.02, 0.2});
   return plan;
 }
 
@@ -146,6 +147,7 @@ RunPlan small_plan(std::uint64_t seed) {
   plan.faults.lands_early_chance = 0.2;
   plan.phases = {Phase{20, EndKind::kill_drained, false}, Phase{15, EndKind::close, false}};
   plan.cleaner_start_percent = plan.cleaner_stop_percent = 1;
+  plan.cancel_chance = prng.pick({0.0, 0.1});
   return plan;
 }
 

@@ -162,6 +162,12 @@ Json to_json(const PoolReport& report) {
   return json;
 }
 
+Json to_json(const MachineReport& report) {
+  return {{"state", report.state},
+          {"detail", text_or_null(report.detail)},
+          {"pauses", report.pause_count}};
+}
+
 Json to_json(const AttachmentReport& report) {
   Json clients = nullptr;
   Json faults = Json::object();
@@ -182,7 +188,9 @@ Json to_json(const AttachmentReport& report) {
           {"broken_devices", broken},
           {"client_faults", faults},
           {"since_unix_seconds", report.since.unix_seconds},
-          {"loop", report.loop}};
+          {"loop", report.loop},
+          {"qmp", text_or_null(report.qmp_path)},
+          {"machine", report.machine.has_value() ? to_json(*report.machine) : Json()}};
 }
 
 Json to_json(const VolumeReport& report) {
@@ -203,6 +211,9 @@ Json to_json(const VolumeReport& report) {
                {"attached", report.attachment.has_value()},
                {"attachment", nullptr},
                {"hold", nullptr},
+               {"settings",
+                {{"hold.pause_after", report.hold_pause_after},
+                 {"hold.fail_after", report.hold_fail_after}}},
                {"statistics", nullptr}};
   if (report.id.has_value()) json["id"] = report.id->to_string();
   if (report.created.has_value()) json["created_unix_seconds"] = report.created->unix_seconds;

@@ -141,12 +141,27 @@ Result<Json> rename_volume(const Call& call) {
       [name, new_name](Host& host) { return host.rename_volume(name, new_name); })));
 }
 
+Result<Json> set_volume(const Call& call) {
+  const BodyReader body =
+      TRY(BodyReader::parse(call.request.body, {"hold.pause_after", "hold.fail_after"}));
+  SetVolumeRequest request;
+  request.name = call.volume_name();
+  for (const char* name : {"hold.pause_after", "hold.fail_after"}) {
+    const std::string value = TRY(body.text_or(name, ""));
+    if (!value.empty()) request.settings.emplace_back(name, value);
+  }
+  return to_json(TRY(
+      call.host().call<VolumeReport>([request](Host& host) { return host.set_volume(request); })));
+}
+
 Result<Json> attach_volume(const Call& call) {
-  const BodyReader body = TRY(BodyReader::parse(call.request.body, {"protocol", "read_only"}));
+  const BodyReader body =
+      TRY(BodyReader::parse(call.request.body, {"protocol", "read_only", "qmp"}));
   AttachRequest request;
   request.name = call.volume_name();
   request.protocol = TRY(body.text_or("protocol", "nbd"));
   request.read_only = TRY(body.flag_or("read_only", false));
+  request.qmp_path = TRY(body.text_or("qmp", ""));
   return to_json(
       TRY(call.host().call<AttachAnswer>([request](Host& host) { return host.attach(request); })));
 }
@@ -179,6 +194,8 @@ constexpr std::array<Route, 14> kRoutes = {{
      resize_volume},
     {{"POST", "/v1/pools/{pool}/volumes/{volume}/rename", "Give a volume another name", 200},
      rename_volume},
+    {{"POST", "/v1/pools/{pool}/volumes/{volume}/settings", "Change a volume's settings", 200},
+     set_volume},
     {{"POST", "/v1/pools/{pool}/volumes/{volume}/attach", "Serve a volume on a socket", 200},
      attach_volume},
     {{"POST", "/v1/pools/{pool}/volumes/{volume}/detach", "Stop serving a volume", 200},

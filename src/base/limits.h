@@ -104,6 +104,29 @@ inline constexpr Duration kStallCheckInterval = 1s;         // while anything is
 inline constexpr Duration kStallCheckIntervalHeld = 200ms;  // while the storage does not answer
 inline constexpr Duration kStallReminderDelay = 1min;  // then one more line, then twice as late
 inline constexpr Duration kStallLogInterval = 30s;     // between stalls that are logged
+inline constexpr Duration kHeldLookTime = 100ms;  // what stops looks so often whether it is held
+
+// What is done about requests that are held (host/hold_policy.h).
+inline constexpr Duration kPauseAfterDefault = 25s;  // the timers of guests' disks are 30 s
+inline constexpr Duration kHoldTimeMin = 1s;         // that may be configured
+inline constexpr Duration kHoldTimeMax = 24h;
+inline constexpr Duration kHoldWatchTime = 500ms;        // how often the host looks at what is held
+inline constexpr std::size_t kVolumeSettingsMax = 1024;  // volumes with settings of their own
+
+// Pausing virtual machines over QMP.
+inline constexpr std::size_t kQmpMessageBytesMax = 64 * kKiB;
+inline constexpr std::size_t kQmpReceiveBytes = 4096;
+inline constexpr std::size_t kQmpEventsMax = 64;  // not yet looked at
+inline constexpr std::size_t kQmpShownBytesMax = 200;
+inline constexpr Duration kQmpTime = 5s;  // for a greeting, to take a command, to answer it
+inline constexpr Duration kQmpRetryDelayMin = 1s;
+inline constexpr Duration kQmpRetryDelayMax = 15s;
+inline constexpr Duration kPauseSaveTime = 5s;  // for the state's disk; then it goes on without
+// A machine that is resumed again within this time of the last resume has to wait for requests to
+// flow steadily, each time twice as long.
+inline constexpr Duration kResumeQuietTime = 600s;
+inline constexpr Duration kResumeSteadyTimeMin = 2s;
+inline constexpr Duration kResumeSteadyTimeMax = 60s;
 
 // Space kept for metadata, deletes and the cleaner: max(1 GiB, 1 %), at most 1/8 of a tiny pool.
 inline constexpr std::uint64_t kReserveBytesMin = 1 * kGiB;
@@ -186,8 +209,10 @@ inline constexpr Duration kReopenDelayMax = 15s;
 inline constexpr Duration kStatusTime = 1s;  // `status` waits this long for pools and loops
 inline constexpr std::size_t kLookUpsPerPoolMax = 4;  // that wait for storage which does not answer
 inline constexpr Duration kDetachTime = 5s;           // then a detach goes on in the background
+inline constexpr Duration kHeldDetachTime = 1s;       // the same while the volume is held
+inline constexpr Duration kHeldStopTime = 2s;         // a stop while all that is left is held
 inline constexpr Duration kStopTime = 20s;  // a clean stop; then as a crash: nothing is lost
-inline constexpr std::size_t kStateFileBytes = 512 * kKiB;  // each of two, allocated beforehand
+inline constexpr std::size_t kStateFileBytes = 1 * kMiB;  // each of two, allocated beforehand
 
 // Logs.
 inline constexpr std::uint64_t kLogFileBytesMax = 4 * kMiB;

@@ -6,6 +6,11 @@
 // and stays alive and untouched from submit() to its on_complete, and so does the memory behind
 // `buffers`. on_complete is never called from inside submit(), and may submit again.
 //
+// Holding: a device whose storage is full or unreachable keeps requests waiting instead of failing
+// them, for hours if need be. A frontend whose client does not wait so long may cancel() them. A
+// write that was cancelled may take effect later, but before any request that was submitted after
+// its completion sees that range: to submit it again is safe.
+//
 // Ordering: requests in flight together have no order among themselves. A flush covers every write,
 // discard and write_zeroes that completed before the flush was submitted (it may cover more).
 #pragma once
@@ -20,6 +25,7 @@
 #include "base/ids.h"
 #include "base/list.h"
 #include "base/result.h"
+#include "base/time.h"
 #include "io/task.h"
 
 namespace holdfast {
@@ -28,10 +34,13 @@ enum class BlockOperation : std::uint8_t { read, write, flush, discard, write_ze
 
 enum class BlockStatus : std::uint8_t {
   ok,
-  out_of_range,   // beyond the end of the device
+  out_of_range,  // beyond the end of the device
   read_only,
   medium_error,   // the stored bytes failed their check
   shutting_down,  // the device is being closed, or lost its ownership
+  // The outcome is open: what was written may be there now, or later, or never.
+  cancelled,     // by cancel()
+  hold_expired,  // held for longer than the operator wants requests to wait
 };
 
 struct BlockRequest {
@@ -47,6 +56,8 @@ struct BlockRequest {
   void* context = nullptr;
 
   // For the device.
+  std::uint8_t device_stage = 0;
+  MonotonicTime device_submitted{};
   ListLink device_link;
   void* device_state = nullptr;
   // Set by a volume when a write enters its log: the position of the write in the one order that
@@ -75,6 +86,11 @@ class BlockDevice {
   virtual ~BlockDevice() = default;
   virtual const BlockDeviceInfo& info() const = 0;
   virtual void submit(BlockRequest& request) = 0;
+  // Requests that need its storage wait now.
+  virtual bool is_holding() const { return false; }
+  // Of a request in flight: it completes as soon as nobody will touch its buffers any more, as
+  // `cancelled` or with its outcome. Never from inside the call; may be called again.
+  virtual void cancel(BlockRequest&) {}
   // At least one extent, at most `extents_max`, from offset_bytes on, merged where equal; covers at
   // most length_bytes. The range must be inside the device.
   virtual Task<Result<std::vector<BlockExtent>>> block_status(std::uint64_t offset_bytes,

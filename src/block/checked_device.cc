@@ -21,7 +21,7 @@ CheckedDevice::~CheckedDevice() {
 }
 
 void CheckedDevice::submit(BlockRequest& request) {
-  HOLDFAST_ASSERT(!submitting_);
+  HOLDFAST_ASSERT(!calling_);
   HOLDFAST_ASSERT(request.on_complete != nullptr);
   HOLDFAST_ASSERT(!request.device_link.is_linked());
   if (request.operation == BlockOperation::read || request.operation == BlockOperation::write) {
@@ -32,22 +32,39 @@ void CheckedDevice::submit(BlockRequest& request) {
     }
     HOLDFAST_ASSERT(buffer_bytes == request.length_bytes);
   }
-  const InFlight submitted{
-      request.operation,    request.force_unit_access, request.keep_allocated, request.offset_bytes,
-      request.length_bytes, request.buffers.data(),    request.buffers.size(), request.on_complete,
-      request.context,      info().size_bytes};
+  const InFlight submitted{request.operation,
+                           request.force_unit_access,
+                           request.keep_allocated,
+                           request.offset_bytes,
+                           request.length_bytes,
+                           request.buffers.data(),
+                           request.buffers.size(),
+                           request.on_complete,
+                           request.context,
+                           info().size_bytes,
+                           false};
   const bool is_new = in_flight_.emplace(&request, submitted).second;
   HOLDFAST_ASSERT(is_new);
   request.on_complete = &CheckedDevice::completed;
   request.context = this;
-  submitting_ = true;
+  calling_ = true;
   device_.submit(request);
-  submitting_ = false;
+  calling_ = false;
+}
+
+void CheckedDevice::cancel(BlockRequest& request) {
+  HOLDFAST_ASSERT(!calling_);
+  const auto found = in_flight_.find(&request);
+  HOLDFAST_ASSERT(found != in_flight_.end());
+  found->second.is_cancelled = true;
+  calling_ = true;
+  device_.cancel(request);
+  calling_ = false;
 }
 
 void CheckedDevice::completed(BlockRequest& request, BlockStatus status) {
   auto* self = static_cast<CheckedDevice*>(request.context);
-  HOLDFAST_ASSERT(!self->submitting_);
+  HOLDFAST_ASSERT(!self->calling_);
   const auto found = self->in_flight_.find(&request);
   HOLDFAST_ASSERT(found != self->in_flight_.end());
   const InFlight submitted = found->second;
@@ -68,6 +85,7 @@ void CheckedDevice::check_completion(const BlockRequest& request, const InFlight
   HOLDFAST_ASSERT(request.buffers.data() == submitted.buffers);
   HOLDFAST_ASSERT(request.buffers.size() == submitted.buffer_count);
   HOLDFAST_ASSERT(!request.device_link.is_linked());
+  HOLDFAST_ASSERT(status != BlockStatus::cancelled || submitted.is_cancelled);
   if (status != BlockStatus::ok || request.operation == BlockOperation::flush) return;
   // The device may have been resized meanwhile: inside either size is inside.
   const std::uint64_t size_bytes = std::max(submitted.size_bytes_at_submit, info().size_bytes);

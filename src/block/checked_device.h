@@ -6,8 +6,8 @@
 //
 // Of the frontend: a request is complete and not in flight already, its buffers are as long as it
 // says, and nobody touches it before on_complete. Of the device: one completion per request, never
-// from inside submit(), ok only inside the device; extents as promised. Of both: the device
-// outlives its requests.
+// from inside submit() or cancel(), `cancelled` only when asked for, ok only inside the device;
+// extents as promised. Of both: the device outlives its requests.
 #pragma once
 
 #include <cstddef>
@@ -26,6 +26,8 @@ class CheckedDevice final : public BlockDevice {
 
   const BlockDeviceInfo& info() const override { return device_.info(); }
   void submit(BlockRequest& request) override;
+  bool is_holding() const override { return device_.is_holding(); }
+  void cancel(BlockRequest& request) override;
   Task<Result<std::vector<BlockExtent>>> block_status(std::uint64_t offset_bytes,
                                                       std::uint64_t length_bytes,
                                                       std::size_t extents_max) override;
@@ -45,6 +47,7 @@ class CheckedDevice final : public BlockDevice {
     BlockRequest::Callback on_complete;
     void* context;
     std::uint64_t size_bytes_at_submit;
+    bool is_cancelled = false;
   };
 
   static void completed(BlockRequest& request, BlockStatus status);
@@ -54,7 +57,7 @@ class CheckedDevice final : public BlockDevice {
   BlockDevice& device_;
   std::unordered_map<BlockRequest*, InFlight> in_flight_;
   std::size_t status_calls_ = 0;
-  bool submitting_ = false;
+  bool calling_ = false;  // into submit() or cancel()
 };
 
 }  // namespace holdfast

@@ -19,6 +19,7 @@ class ScriptedDevice final : public BlockDevice {
   ScriptedDevice() { info_.size_bytes = 1 << 20; }
   const BlockDeviceInfo& info() const override { return info_; }
   void submit(BlockRequest& request) override { on_submit(request); }
+  void cancel(BlockRequest& request) override { on_cancel(request); }
   Task<Result<std::vector<BlockExtent>>> block_status(std::uint64_t, std::uint64_t,
                                                       std::size_t) override {
     co_return extents;
@@ -26,6 +27,7 @@ class ScriptedDevice final : public BlockDevice {
 
   BlockDeviceInfo info_;
   std::function<void(BlockRequest&)> on_submit = [](BlockRequest&) {};
+  std::function<void(BlockRequest&)> on_cancel = [](BlockRequest&) {};
   std::vector<BlockExtent> extents;
 };
 
@@ -79,6 +81,33 @@ TEST_F(CheckedDeviceDeathTest, PassesOnWhatIsRight) {
   ask_status({{4096, true, true}, {4096, false, false}});
 }
 
+TEST_F(CheckedDeviceDeathTest, PassesOnCancelsAsOftenAsTheyCome) {
+  int cancels = 0;
+  device_.on_cancel = [&](BlockRequest& request) { cancels += &request == &request_ ? 1 : 0; };
+  checked_.submit(request_);
+  checked_.cancel(request_);
+  checked_.cancel(request_);
+  EXPECT_EQ(cancels, 2);
+  complete(request_, BlockStatus::cancelled);
+  EXPECT_EQ(status_, BlockStatus::cancelled);
+  submit_and_complete(BlockStatus::ok);
+  EXPECT_EQ(completions_, 2);
+}
+
+TEST_F(CheckedDeviceDeathTest, CatchesWrongCancels) {
+  EXPECT_DEATH(checked_.cancel(request_), "in_flight_.end");
+  EXPECT_DEATH(submit_and_complete(BlockStatus::cancelled), "is_cancelled");
+  EXPECT_DEATH(
+      {
+        device_.on_cancel = [](BlockRequest& request) {
+          complete(request, BlockStatus::cancelled);
+        };
+        checked_.submit(request_);
+        checked_.cancel(request_);
+      },
+      "!self->calling_");
+}
+
 TEST_F(CheckedDeviceDeathTest, CatchesFrontends) {
   EXPECT_DEATH(
       {
@@ -113,7 +142,7 @@ TEST_F(CheckedDeviceDeathTest, CatchesDevices) {
         device_.on_submit = [](BlockRequest& request) { complete(request); };
         checked_.submit(request_);
       },
-      "!self->submitting_");
+      "!self->calling_");
   EXPECT_DEATH(
       {
         request_.offset_bytes = 1 << 20;

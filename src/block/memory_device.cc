@@ -49,6 +49,22 @@ void MemoryDevice::complete_due() {
   schedule();
 }
 
+void MemoryDevice::cancel(BlockRequest& request) {
+  for (Waiting& waiting : waiting_) {
+    if (waiting.request == &request) waiting.is_cancelled = true;
+  }
+  executor_.defer(deferred_cancelled_);
+}
+
+void MemoryDevice::complete_cancelled() {
+  std::vector<BlockRequest*> cancelled;
+  for (const Waiting& waiting : waiting_) {
+    if (waiting.is_cancelled) cancelled.push_back(waiting.request);
+  }
+  std::erase_if(waiting_, [](const Waiting& waiting) { return waiting.is_cancelled; });
+  for (BlockRequest* request : cancelled) request->on_complete(*request, BlockStatus::cancelled);
+}
+
 void MemoryDevice::release() {
   held_ = false;
   schedule();

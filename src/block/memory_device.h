@@ -33,6 +33,8 @@ class MemoryDevice final : public BlockDevice {
 
   const BlockDeviceInfo& info() const override { return info_; }
   void submit(BlockRequest& request) override;
+  bool is_holding() const override { return says_holding_; }
+  void cancel(BlockRequest& request) override;
   Task<Result<std::vector<BlockExtent>>> block_status(std::uint64_t offset_bytes,
                                                       std::uint64_t length_bytes,
                                                       std::size_t extents_max) override;
@@ -42,6 +44,8 @@ class MemoryDevice final : public BlockDevice {
   // From now on requests stay in flight until release().
   void hold() { held_ = true; }
   void release();
+  // From now on it says that it holds (hold() alone is only slow).
+  void set_holding(bool value) { says_holding_ = value; }
   // Requests that touch the range fail with `status`, until ok is given for it.
   void fail_range(std::uint64_t offset_bytes, std::uint64_t length_bytes, BlockStatus status);
 
@@ -60,9 +64,11 @@ class MemoryDevice final : public BlockDevice {
   struct Waiting {
     BlockRequest* request;
     MonotonicTime due;
+    bool is_cancelled = false;
   };
 
   void complete_due();
+  void complete_cancelled();
   BlockStatus perform(BlockRequest& request);
   void transfer(BlockRequest& request);
   void clear(std::uint64_t offset_bytes, std::uint64_t length_bytes, bool keep_allocated);
@@ -74,6 +80,7 @@ class MemoryDevice final : public BlockDevice {
   std::vector<Block> blocks_;
   std::deque<Waiting> waiting_;  // in the order of submission, which is that of completion
   bool held_ = false;
+  bool says_holding_ = false;
   std::uint64_t fail_offset_bytes_ = 0;
   std::uint64_t fail_length_bytes_ = 0;
   BlockStatus fail_status_ = BlockStatus::ok;
@@ -82,6 +89,8 @@ class MemoryDevice final : public BlockDevice {
   Timer timer_{[](void* context) { static_cast<MemoryDevice*>(context)->complete_due(); }, this};
   Deferred deferred_{[](void* context) { static_cast<MemoryDevice*>(context)->complete_due(); },
                      this};
+  Deferred deferred_cancelled_{
+      [](void* context) { static_cast<MemoryDevice*>(context)->complete_cancelled(); }, this};
 };
 
 }  // namespace holdfast

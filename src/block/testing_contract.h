@@ -125,6 +125,41 @@ class BlockDeviceContract : public testing::TestWithParam<BlockDeviceHarnessMake
 };
 GTEST_ALLOW_UNINSTANTIATED_PARAMETERIZED_TEST(BlockDeviceContract);
 
+// Whatever a device makes of cancel(): each request completes once, and what was said to be done is
+// done.
+TEST_P(BlockDeviceContract, ACancelledRequestCompletesAndMayBeSubmittedAgain) {
+  const Data before = random_data(64 * kKiB);
+  const Data after = random_data(before.size());
+  ASSERT_EQ(write(0, before), BlockStatus::ok);
+  std::deque<Io> writes(16);
+  std::deque<Io> reads(16);
+  const std::size_t piece = before.size() / writes.size();
+  for (std::size_t i = 0; i < writes.size(); ++i) {
+    const auto at = after.begin() + static_cast<std::ptrdiff_t>(i * piece);
+    prepare(writes[i], BlockOperation::write, i * piece, piece,
+            Data(at, at + static_cast<std::ptrdiff_t>(piece)));
+    prepare(reads[i], BlockOperation::read, i * piece, piece);
+    device_->submit(writes[i].request);
+    device_->submit(reads[i].request);
+  }
+  for (std::size_t i = 0; i < writes.size(); i += 2) {
+    device_->cancel(writes[i].request);
+    device_->cancel(reads[i].request);
+  }
+  harness_->run_until([&] { return device_->in_flight_count() == 0; });
+  for (std::size_t i = 0; i < writes.size(); ++i) {
+    ASSERT_TRUE(writes[i].done && reads[i].done);
+    if (i % 2 == 1) {
+      EXPECT_EQ(writes[i].status, BlockStatus::ok);
+      continue;
+    }
+    EXPECT_TRUE(writes[i].status == BlockStatus::ok || writes[i].status == BlockStatus::cancelled);
+    writes[i].done = false;
+    EXPECT_EQ(run(writes[i]), BlockStatus::ok);
+  }
+  EXPECT_EQ(read(0, after.size()), after);
+}
+
 TEST_P(BlockDeviceContract, UnwrittenSpaceReadsAsZeros) {
   EXPECT_EQ(read(0, 10'000), Data(10'000));
   EXPECT_EQ(read(kContractDeviceBytes - 512, 512), Data(512));

@@ -50,6 +50,8 @@ struct Arguments {
   bool nbd = false;
   bool vhost = false;
   bool read_only = false;
+  std::string qmp;
+  std::vector<std::string> settings;
   bool watch = false;
 
   std::string socket() const { return runtime_directory + "/api.sock"; }
@@ -88,6 +90,10 @@ std::uint64_t parse_size(const std::string& text) {
 std::string absolute_location(const std::string& location) {
   if (!location.starts_with("dir:") || location.size() == 4 || location[4] == '/') return location;
   return "dir:" + std::filesystem::absolute(location.substr(4)).lexically_normal().string();
+}
+
+std::string absolute_path(const std::string& path) {
+  return path.empty() ? path : std::filesystem::absolute(path).lexically_normal().string();
 }
 
 std::string pool_target(const std::string& name) {
@@ -376,6 +382,28 @@ class Commands {
     add_volume_name(resize);
     add_size(resize, "The new size");
     resize->add_flag("--force", arguments_.force, "Shrink, dropping what lies beyond");
+    CLI::App* set = leaf(volume, "set", "Change a volume's settings", [this](Client& client) {
+      Json body = Json::object();
+      for (const std::string& setting : arguments_.settings) {
+        const std::size_t equals = setting.find('=');
+        if (equals == 0 || equals == std::string::npos || equals + 1 == setting.size()) {
+          throw UsageError{"'" + setting +
+                           "' sets nothing; write NAME=VALUE, such as hold.pause_after=10s"};
+        }
+        body[setting.substr(0, equals)] = setting.substr(equals + 1);
+      }
+      return client.run("POST", parse_volume_name(arguments_.name).target() + "/settings", body,
+                        [](const Json& answer) {
+                          return details_and(answer, volume_details, "The volume's settings hold");
+                        });
+    });
+    add_volume_name(set);
+    set->add_option("settings", arguments_.settings,
+                    "hold.pause_after=TIME: pause its virtual machine (attach --qmp) when requests "
+                    "are held for so long (25s); hold.fail_after=TIME: then fail them (never). "
+                    "TIME: 10s, 2m, never, or default")
+        ->option_text("NAME=VALUE...")
+        ->required();
     CLI::App* rename =
         leaf(volume, "rename", "Give a detached volume another name", [this](Client& client) {
           const Names names = parse_volume_name(arguments_.name);
@@ -408,7 +436,8 @@ class Commands {
         leaf(&app_, "attach", "Serve a volume; prints its socket and how to use it",
              [this](Client& client) {
                const Json body = {{"protocol", arguments_.vhost ? "vhost" : "nbd"},
-                                  {"read_only", arguments_.read_only}};
+                                  {"read_only", arguments_.read_only},
+                                  {"qmp", absolute_path(arguments_.qmp)}};
                return client.run("POST", parse_volume_name(arguments_.name).target() + "/attach",
                                  body, attach_text);
              });
@@ -419,6 +448,11 @@ class Commands {
                    "Over vhost-user-blk, the fast path for machines of this host")
         ->excludes(nbd);
     attach->add_flag("--read-only", arguments_.read_only, "Refuse writes");
+    attach
+        ->add_option("--qmp", arguments_.qmp,
+                     "A QMP socket of the virtual machine, for holdfastd alone: it pauses the "
+                     "machine while requests are held for long, and resumes it")
+        ->type_name("SOCKET");
     attach->footer(
         "A volume stays attached over restarts of holdfastd until it is detached. Examples:\n"
         "  holdfast attach vms/disk1 --vhost      # prints what to paste for QEMU and libvirt\n"

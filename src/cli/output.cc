@@ -159,6 +159,16 @@ void add_hold(Details& details, const Json& hold) {
   details.add("storage says", or_unknown(text_of(hold, "detail")));
 }
 
+void add_machine(Details& details, const Json& attachment) {
+  const Json& machine = member(attachment, "machine");
+  const std::string qmp = text_of(attachment, "qmp");
+  if (qmp.empty()) return;
+  const std::string detail = text_of(machine, "detail");
+  details.add("machine", or_unknown(text_of(machine, "state")) +
+                             (detail.empty() ? "" : ": " + detail) + ", paused " +
+                             number_of(machine, "pauses") + " times, monitor " + qmp);
+}
+
 // What needs a person's attention, below the tables.
 std::string notes(const Json& status) {
   std::string out;
@@ -184,6 +194,13 @@ std::string notes(const Json& status) {
       out += "Volume " + volume_name(volume) + " is held: " + text_of(hold, "reason") + " for " +
              format_seconds(seconds_of(hold, "seconds")) + " (" + text_of(hold, "detail") + "), " +
              number_of(hold, "waiting") + " operations wait\n";
+    }
+    const Json& machine = member(member(volume, "attachment"), "machine");
+    const std::string machine_state = text_of(machine, "state");
+    const std::string detail = text_of(machine, "detail");
+    if (!detail.empty() || (!machine_state.empty() && machine_state != "running")) {
+      out += "Volume " + volume_name(volume) + ", its virtual machine: " + machine_state +
+             (detail.empty() ? "" : " (" + detail + ")") + "\n";
     }
   }
   return out;
@@ -296,6 +313,12 @@ std::string volume_details(const Json& volume) {
   details.add("state",
               or_unknown(text_of(volume, "state")) + (reason.empty() ? "" : ": " + reason));
   if (member(volume, "hold").is_object()) add_hold(details, member(volume, "hold"));
+  const Json& settings = member(volume, "settings");
+  if (settings.is_object()) {
+    details.add("when held", "its machine is paused after " +
+                                 text_of(settings, "hold.pause_after") + ", requests fail after " +
+                                 text_of(settings, "hold.fail_after"));
+  }
   const Json& attachment = member(volume, "attachment");
   if (attachment.is_object()) {
     details.add("attached", access_of(volume) + " over " +
@@ -304,6 +327,7 @@ std::string volume_details(const Json& volume) {
                                 number_of(attachment, "clients") + " clients, on loop " +
                                 number_of(attachment, "loop"));
     details.add("socket", or_unknown(text_of(attachment, "socket")));
+    add_machine(details, attachment);
     const std::string uri = text_of(attachment, "uri");
     if (!uri.empty()) details.add("uri", uri);  // NBD has one, vhost-user-blk has none
     std::string faults;

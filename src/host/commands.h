@@ -47,6 +47,13 @@ struct AttachRequest {
   VolumeName name;
   std::string protocol = "nbd";
   bool read_only = false;
+  std::string qmp_path;  // of the virtual machine's monitor; empty: none
+};
+
+// What can be set for a volume: names such as "hold.pause_after", with their values.
+struct SetVolumeRequest {
+  VolumeName name;
+  std::vector<std::pair<std::string, std::string>> settings;
 };
 
 // Reports. Absent: not known now (not open), not zero.
@@ -111,6 +118,13 @@ struct ClientReport {
   std::vector<std::pair<std::string, std::uint64_t>> faults;  // what clients did wrong, if anything
 };
 
+// Of the virtual machine behind a monitor.
+struct MachineReport {
+  std::string state;   // "running", "pausing", "paused" (by us), "resuming", "left alone"
+  std::string detail;  // what is wrong, or why it is left alone
+  std::uint64_t pause_count = 0;
+};
+
 struct AttachmentReport {
   std::string protocol;
   bool read_only = false;
@@ -119,6 +133,8 @@ struct AttachmentReport {
   std::optional<ClientReport> clients;
   WallTime since;
   std::size_t loop = 0;  // that it is served on
+  std::string qmp_path;
+  std::optional<MachineReport> machine;  // with a monitor
 };
 
 struct HoldReport {
@@ -178,6 +194,8 @@ struct VolumeReport {
   std::optional<AttachmentReport> attachment;
   std::optional<HoldReport> hold;
   std::optional<VolumeCounters> counters;
+  std::string hold_pause_after;  // "25s", "never"
+  std::string hold_fail_after;
 };
 
 // `warning`: done, but the operator should know something; empty: nothing.

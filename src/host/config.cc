@@ -17,13 +17,15 @@ class Reader {
   Reader(HostConfig& config, std::string_view file_name) : config_(config), file_name_(file_name) {}
 
   Result<void> read(const toml::table& root) {
-    TRY(check_keys(root, {"runtime_dir", "state_dir", "loops", "log", "space", "volume", "pools"}));
+    TRY(check_keys(root, {"runtime_dir", "state_dir", "loops", "log", "space", "volume", "hold",
+                          "pools"}));
     TRY(read_path(root, "runtime_dir", config_.runtime_directory));
     TRY(read_path(root, "state_dir", config_.state_directory));
     TRY(read_loops(root));
     if (const toml::node* node = root.get("log")) TRY(read_log(*node));
     if (const toml::node* node = root.get("space")) TRY(read_space(*node));
     if (const toml::node* node = root.get("volume")) TRY(read_volume(*node));
+    if (const toml::node* node = root.get("hold")) TRY(read_hold(*node));
     if (const toml::node* node = root.get("pools")) TRY(read_pools(*node));
     return {};
   }
@@ -164,6 +166,38 @@ class Reader {
                                 std::to_string(percent_max));
     }
     into = static_cast<std::uint32_t>(*percent);
+    return {};
+  }
+
+  Result<void> read_hold(const toml::node& node) {
+    const toml::table* table = TRY(as_table(node, "hold"));
+    TRY(check_keys(*table, {"pause_after", "fail_after", "pools"}));
+    TRY(read_hold_times(*table, config_.hold));
+    const toml::node* pools = table->get("pools");
+    if (pools == nullptr) return {};
+    for (const auto& [key, value] : *TRY(as_table(*pools, "hold.pools"))) {
+      const std::string name(key.str());
+      auto named = check_name("pool", name);
+      if (!named.ok()) return problem(value, named.error().message());
+      const toml::table* pool = TRY(as_table(value, "hold.pools." + name));
+      TRY(check_keys(*pool, {"pause_after", "fail_after"}));
+      TRY(read_hold_times(*pool, config_.pool_holds[name]));
+    }
+    return {};
+  }
+
+  Result<void> read_hold_times(const toml::table& table, HoldSettings& into) const {
+    for (const auto& [key, setting] :
+         {std::pair("pause_after", &into.pause_after), std::pair("fail_after", &into.fail_after)}) {
+      std::string text;
+      TRY(read_text(table, key, text));
+      if (!table.contains(key)) continue;
+      auto time = parse_hold_time(text);
+      if (!time.ok()) {
+        return problem(*table.get(key), std::string(key) + ": " + time.error().message());
+      }
+      *setting = time.value();
+    }
     return {};
   }
 

@@ -5,6 +5,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <map>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -14,6 +15,7 @@
 #include "base/log.h"
 #include "base/result.h"
 #include "pool/space.h"
+#include "host/hold_policy.h"
 
 namespace holdfast {
 
@@ -38,6 +40,8 @@ struct HostConfig {
   SpaceThresholds space;
   Duration checkpoint_idle = limits::kCheckpointIdle;
   std::size_t loops = 0;  // that serve volumes; 0: one per core, at most kServiceLoopsDefaultMax
+  HoldSettings hold;
+  std::map<std::string, HoldSettings> pool_holds;  // by pool
   std::vector<PoolLocation> pools;
 };
 

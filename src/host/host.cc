@@ -86,14 +86,20 @@ Task<Result<void>> Host::start() {
     attachment->protocol = attached.protocol;
     attachment->read_only = attached.read_only;
     attachment->since = attached.since;
+    attachment->qmp_path = attached.qmp_path;
     attachment->loop = least_loaded();
     const VolumeName name = attachment->name;
     attachments_.emplace(name, std::move(attachment));
   }
+  for (const SavedVolumeSettings& settings : saved.volume_settings) {
+    volume_holds_[{settings.pool, settings.volume}] = settings.hold;
+  }
+  paused_before_ = saved.paused_machines;
   running_ = true;
   background_.spawn(watch_space());
   co_await listen_for_all();
   for (const PoolLocation& pool : saved.pools) background_.spawn(keep_opening(pool.name));
+  background_.spawn(watch_holds());
   // Orphans (their pool was lost from the state) cannot be served, and say so.
   for (auto& [name, attachment] : attachments_) {
     if (pools_.contains(name.pool)) continue;
@@ -123,7 +129,17 @@ Task<void> Host::stop() {
     ++stops_under_way_;
     background_.spawn(stop_one(name));
   }
-  while (stops_under_way_ > 0) co_await changed_.wait();
+  const MonotonicTime deadline = executor_.now() + limits::kHeldStopTime;
+  for (std::size_t i = 0; stops_under_way_ > 0; ++i) {
+    // What storage holds is as safe after a kill as after any wait.
+    if (executor_.now() > deadline && is_only_held_left()) {
+      log_warning("stopping while requests are held: volumes are left as after a crash");
+      has_given_up_ = true;
+      co_return;
+    }
+    background_.spawn(refresh_services(i % loops_.size()));
+    co_await sleep_for(executor_, stops_under_way_ > 0 && i < 20 ? 5ms : 50ms);
+  }
   // What is under way ends by itself; the caller's patience is the bound.
   for (auto& [name, entry] : pools_) {
     const NameLocks::Lock lock = co_await locks_.acquire(name);
@@ -169,8 +185,15 @@ HostState Host::state() const {
   for (const auto& [name, entry] : pools_) state.pools.push_back({name, entry->location});
   for (const auto& [name, attachment] : attachments_) {
     if (attachment->state == ServiceState::detaching) continue;
-    state.attachments.push_back(
-        {name.pool, name.volume, attachment->protocol, attachment->read_only, attachment->since});
+    state.attachments.push_back({name.pool, name.volume, attachment->protocol,
+                                 attachment->read_only, attachment->since, attachment->qmp_path});
+  }
+  for (const auto& [name, hold] : volume_holds_) {
+    state.volume_settings.push_back({name.pool, name.volume, hold});
+  }
+  state.paused_machines = paused_before_;
+  for (const auto& [path, machine] : machines_) {
+    if (machine->is_ours()) state.paused_machines.push_back(path);
   }
   return state;
 }
@@ -225,6 +248,7 @@ Task<Result<StatusReport>> Host::status() {
       if (at != counted.end()) volume.allocated_bytes = at->second.allocated_bytes;
     }
     add_live_report(*attachment, volume);
+    add_hold_policy(name, volume);
     status.volumes.push_back(std::move(volume));
   }
   co_return status;

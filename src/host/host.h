@@ -19,6 +19,7 @@
 
 #include "host/commands.h"
 #include "host/config.h"
+#include "host/machine_pause.h"
 #include "host/name_locks.h"
 #include "host/service_loop.h"
 #include "host/state.h"
@@ -38,6 +39,8 @@ struct HostEnvironment {
   std::function<std::unique_ptr<FileSystem>()> make_file_system;
   std::vector<ServiceEnvironment> service_loops;  // at least one
   std::string holder;                             // a line for people about this daemon, for locks
+  // To monitors of virtual machines.
+  std::function<Result<std::unique_ptr<Stream>>(const std::string& path)> connect;
   // The runtime directory is ours: from here on its files (such as a log) may be touched.
   std::function<void()> on_locked = [] {};
 };
@@ -55,6 +58,8 @@ class Host {
   Task<Result<void>> start();
   // Stops serving, closes volumes (with a checkpoint) and pools. Attachments stay recorded.
   Task<void> stop();
+  // stop() has left volumes behind whose storage is full or unreachable: end the process.
+  bool has_given_up() const { return has_given_up_; }
 
   Task<Result<PoolChange>> create_pool(CreatePoolRequest request);
   Task<Result<PoolChange>> open_pool(PoolLocation request);
@@ -69,6 +74,7 @@ class Host {
   Task<Result<VolumeReport>> resize_volume(ResizeVolumeRequest request);
   Task<Result<VolumeReport>> rename_volume(VolumeName name, std::string new_name);
   Task<Result<DoneAnswer>> remove_volume(VolumeName name);
+  Task<Result<VolumeReport>> set_volume(SetVolumeRequest request);
 
   Task<Result<AttachAnswer>> attach(AttachRequest request);
   Task<Result<DoneAnswer>> detach(VolumeName name);
@@ -134,6 +140,17 @@ class Host {
   ShardVolume shard_volume(const PoolEntry& entry, const VolumeName& name, VolumeId id,
                            bool read_only) const;
 
+  // host_holds.cc
+  Result<void> check_monitor(const std::string& path) const;
+  HoldPolicy hold_policy(const VolumeName& name) const;
+  void add_hold_policy(const VolumeName& name, VolumeReport& report) const;
+  Task<void> watch_holds();
+  Task<void> look_at_holds(std::size_t loop);
+  void update_machines();
+  Task<void> record_machines();
+  Task<void> forget_machine(std::unique_ptr<MachinePause> machine);
+  bool is_only_held_left() const;
+
   HostEnvironment environment_;
   Executor& executor_;
   const HostConfig config_;
@@ -144,9 +161,13 @@ class Host {
   std::map<std::string, std::unique_ptr<PoolEntry>> pools_;
   std::map<VolumeName, std::unique_ptr<Attachment>> attachments_;
   std::vector<std::unique_ptr<ServiceLoop>> loops_;
+  std::map<VolumeName, HoldSettings> volume_holds_;                // but empty ones
+  std::map<std::string, std::unique_ptr<MachinePause>> machines_;  // by the path of the monitor
+  std::vector<std::string> paused_before_;  // by a daemon before; until machines_ has them
   MonotonicTime started_{};
   WallTime started_wall_;
   bool running_ = false;
+  bool has_given_up_ = false;
   std::string state_error_;
   bool retrying_save_ = false;
   std::size_t stops_under_way_ = 0;

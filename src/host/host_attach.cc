@@ -31,6 +31,11 @@ std::string uri_escaped(const std::string& text) {
   return out;
 }
 
+template <typename Attachment>
+bool is_held(const Attachment& attachment) {
+  return attachment.served.has_value() && attachment.served->hold.has_value();
+}
+
 std::string mode_name(bool read_only) {
   return read_only ? "read-only" : "read-write";
 }
@@ -112,6 +117,7 @@ Task<void> Host::listen_for_all() {
 Task<Result<AttachAnswer>> Host::attach(AttachRequest request) {
   const std::string full_name = request.name.to_string();
   CO_TRY(check_protocol(request.protocol));
+  CO_TRY(check_monitor(request.qmp_path));
   const NameLocks::Lock lock = co_await locks_.acquire(full_name);
   CO_TRY(check_running());
   AttachAnswer answer;
@@ -122,6 +128,10 @@ Task<Result<AttachAnswer>> Host::attach(AttachRequest request) {
                                            mode_name(present->read_only) + " by " +
                                            present->protocol +
                                            "; detach it first: holdfast detach " + full_name);
+    }
+    if (!request.qmp_path.empty() && present->qmp_path != request.qmp_path) {
+      present->qmp_path = request.qmp_path;
+      answer.warning = co_await save_state();
     }
     if (present->state != ServiceState::open) {
       CO_TRY(find_open_pool(request.name.pool));
@@ -146,6 +156,7 @@ Task<Result<AttachAnswer>> Host::attach(AttachRequest request) {
   fresh->name = request.name;
   fresh->protocol = request.protocol;
   fresh->read_only = request.read_only;
+  fresh->qmp_path = request.qmp_path;
   fresh->loop = least_loaded();
   fresh->since = executor_.wall_time();
   CO_TRY(check_socket(*fresh));
@@ -219,11 +230,15 @@ Task<Result<DoneAnswer>> Host::detach(VolumeName name) {
   answer.warning = co_await save_state();
   background_.spawn(finish_detach(std::move(lock), name));
   // Stopping a machine must not hang with its storage: what that still holds is finished behind.
-  const MonotonicTime deadline = executor_.now() + limits::kDetachTime;
+  background_.spawn(refresh_services(attachment->loop));
+  const MonotonicTime began = executor_.now();
   Timer timer([](void* context) { static_cast<Condition*>(context)->notify_all(); }, &changed_);
-  executor_.arm(timer, deadline);
-  while (executor_.now() < deadline && find_attachment(name) == attachment)
-    co_await changed_.wait();
+  for (Duration patience : {limits::kHeldDetachTime, limits::kDetachTime}) {
+    executor_.arm(timer, began + patience);
+    while (executor_.now() < began + patience && find_attachment(name) == attachment)
+      co_await changed_.wait();
+    if (find_attachment(name) != attachment || is_held(*attachment)) break;
+  }
   if (find_attachment(name) == attachment) {
     answer.warning += answer.warning.empty() ? "" : "; ";
     answer.warning +=
@@ -316,6 +331,10 @@ AttachmentReport Host::report(const Attachment& attachment) const {
   }
   report.since = attachment.since;
   report.loop = attachment.loop;
+  report.qmp_path = attachment.qmp_path;
+  if (const auto at = machines_.find(attachment.qmp_path); at != machines_.end()) {
+    report.machine = at->second->report();
+  }
   if (attachment.served.has_value()) report.clients = attachment.served->clients;
   return report;
 }

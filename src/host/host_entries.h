@@ -60,6 +60,10 @@ struct Host::Attachment {
   std::optional<ServiceReport> served;     // while the volume is open: as its loop last said
   std::optional<HoldReport> opening_hold;  // while it is being opened
   SpaceHistory history;                    // of what its segments take
+  std::string qmp_path;
+  // As its loop last said; only where somebody wants to know.
+  bool is_hold_known = false;
+  std::optional<Duration> held;
 };
 
 // An operation that needs the pool to stay open.

@@ -106,6 +106,7 @@ Result<void> HostThread::make(Setup setup) {
       },
       .service_loops = std::move(service_loops),
       .holder = std::move(setup.holder),
+      .connect = [&loop](const std::string& path) { return connect_unix(loop, path); },
       .on_locked = std::move(setup.on_locked),
   };
   host_ = std::make_unique<Host>(std::move(environment), std::move(setup.config));
@@ -117,12 +118,17 @@ bool HostThread::stop() {
   struct Stopper {
     static Task<void> run(HostThread& self, std::shared_ptr<Answer<bool>> answer) {
       co_await self.host_->stop();
+      if (self.host_->has_given_up()) {
+        answer->set(Error(ErrorCode::busy, "requests are held"));
+        co_return;
+      }
       while (!self.tasks_->empty()) co_await sleep_for(*self.loop_, 5ms);
       answer->set(true);
     }
   };
   loop_->post_remote([this, stopped] { stopping_->spawn(Stopper::run(*this, stopped)); });
-  if (!stopped->wait(limits::kStopTime).has_value()) return false;
+  const auto answer = stopped->wait(limits::kStopTime);
+  if (!answer.has_value() || !answer->ok()) return false;
   loop_->stop();
   thread_.join();
   return true;

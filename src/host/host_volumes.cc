@@ -74,6 +74,7 @@ Task<Result<VolumeReport>> Host::report_volume(Pool& pool, VolumeName name, Volu
     attachment = find_attachment(name);
   }
   if (attachment != nullptr) add_live_report(*attachment, report);
+  add_hold_policy(name, report);
   co_return report;
 }
 
@@ -168,6 +169,7 @@ Task<Result<std::vector<VolumeReport>>> Host::report_volumes(PoolEntry& entry, s
     VolumeReport report;
     report.name = name;
     add_live_report(*attachment, report);
+    add_hold_policy(name, report);
     if (report.reason.empty()) report.reason = "not all is known of it now: its storage: " + why;
     reports.push_back(std::move(report));
   }
@@ -292,6 +294,10 @@ Task<Result<VolumeReport>> Host::rename_volume(VolumeName name, std::string new_
     record.name = new_name;
     CO_TRY(co_await entry->pool->update_volume(record));
     log_info("volume " + name.to_string() + " was renamed to " + target.to_string());
+    if (auto settings = volume_holds_.extract(name)) {
+      volume_holds_[target] = settings.mapped();
+      (void)co_await save_state();  // a failure is shown in the status, and tried again
+    }
   }
   co_return co_await report_volume(*entry->pool, target, std::move(record));
 }
@@ -308,7 +314,9 @@ Task<Result<DoneAnswer>> Host::remove_volume(VolumeName name) {
   }
   CO_TRY(co_await entry->pool->remove_volume(record.id));
   log_info("volume " + name.to_string() + " was removed");
-  co_return DoneAnswer{};
+  DoneAnswer answer;
+  if (volume_holds_.erase(name) != 0) answer.warning = co_await save_state();
+  co_return answer;
 }
 
 }  // namespace holdfast

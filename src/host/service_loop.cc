@@ -100,6 +100,17 @@ Task<std::vector<std::pair<VolumeName, ServiceReport>>> ServiceShard::reports(
   co_return reports;
 }
 
+Task<std::vector<ServiceShard::HoldAnswer>> ServiceShard::look_at_holds(
+    std::vector<HoldQuery> queries) {
+  std::vector<HoldAnswer> answers;
+  for (const HoldQuery& query : queries) {
+    const auto at = services_.find(query.name);
+    if (at == services_.end()) continue;
+    answers.push_back({query.name, at->second->look_at_hold(query.fail_after)});
+  }
+  co_return answers;
+}
+
 Task<Result<void>> ServiceShard::drop_view(std::string pool) {
   const auto at = views_.find(pool);
   if (at == views_.end()) co_return Result<void>{};

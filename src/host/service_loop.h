@@ -54,6 +54,16 @@ class ServiceShard {
   // should free soon what they can.
   Task<std::vector<std::pair<VolumeName, ServiceReport>>> reports(
       std::set<std::string> short_pools);
+  // Of those that are asked for, and are there: see VolumeService::look_at_hold().
+  struct HoldQuery {
+    VolumeName name;
+    Duration fail_after;
+  };
+  struct HoldAnswer {
+    VolumeName name;
+    std::optional<Duration> held;
+  };
+  Task<std::vector<HoldAnswer>> look_at_holds(std::vector<HoldQuery> queries);
   // Returns when nothing of the loop is on its way to the pool any more.
   Task<Result<void>> drop_view(std::string pool);
 
@@ -90,6 +100,7 @@ class ServiceLoop {
   }
 
   bool refreshing = false;  // the host asked for reports and has no answer yet
+  bool looking = false;     // the same for holds
 
  private:
   Executor& home_;

@@ -28,7 +28,15 @@ class ServiceLoopTest : public testing::Test {
           return listen_unix(service, path, 0600, std::move(on_accept));
         },
         VhostEnvironment::on(service)};
-    HostEnvironment whole{*home_, *disk_, make_disk, {environment}, "a test", [] {}};
+    HostEnvironment whole{*home_,
+                          *disk_,
+                          make_disk,
+                          {environment},
+                          "a test",
+                          [](const std::string&) -> Result<std::unique_ptr<Stream>> {
+                            return Error(ErrorCode::not_found, "no monitors here");
+                          },
+                          [] {}};
     host_ = std::make_unique<Host>(std::move(whole), config);
     ASSERT_TRUE(run(host_->start()).ok());
     CreatePoolRequest pool;

@@ -63,6 +63,8 @@ class Fields {
     }
     return *value;
   }
+  // Members that older versions did not write.
+  bool has(const char* key) const { return find(key) != nullptr; }
   bool ok() const { return ok_; }
 
  private:
@@ -89,16 +91,41 @@ Result<HostState> decode_content(const Json& content) {
     state.attachments.push_back({attachment.text("pool"), attachment.text("volume"),
                                  attachment.text("protocol"), attachment.flag("read_only"),
                                  WallTime{attachment.number("since_unix_seconds")}});
-    const SavedAttachment& saved = state.attachments.back();
+    SavedAttachment& saved = state.attachments.back();
+    if (attachment.has("qmp")) saved.qmp_path = attachment.text("qmp");
     if (!attachment.ok() || !check_name("pool", saved.pool).ok() ||
         !check_name("volume", saved.volume).ok()) {
       return damaged("an attachment's entry");
+    }
+  }
+  if (fields.has("volume_settings")) {
+    for (const Json& element : fields.array("volume_settings")) {
+      Fields settings(element);
+      SavedVolumeSettings saved{settings.text("pool"), settings.text("volume"), {}};
+      bool is_good = settings.ok() && check_name("pool", saved.pool).ok() &&
+                     check_name("volume", saved.volume).ok();
+      for (const char* key : {"hold.pause_after", "hold.fail_after"}) {
+        if (!is_good || !settings.has(key)) continue;
+        const std::string value = settings.text(key);
+        is_good = settings.ok() && apply_hold_setting(saved.hold, key, value).ok();
+      }
+      if (!is_good) return damaged("a volume's settings");
+      state.volume_settings.push_back(std::move(saved));
+    }
+  }
+  if (fields.has("paused_machines")) {
+    for (const Json& element : fields.array("paused_machines")) {
+      if (!element.is_string()) return damaged("a paused machine");
+      state.paused_machines.push_back(element.get<std::string>());
     }
   }
   state.generation = static_cast<std::uint64_t>(fields.number("generation"));
   if (!fields.ok()) return damaged("something is missing");
   if (state.pools.size() > limits::kPoolsMax) return damaged("too many pools");
   if (state.attachments.size() > limits::kAttachmentsMax) return damaged("too many attachments");
+  if (state.volume_settings.size() > limits::kVolumeSettingsMax)
+    return damaged("too many settings");
+  if (state.paused_machines.size() > limits::kAttachmentsMax) return damaged("too many machines");
   return state;
 }
 
@@ -122,7 +149,17 @@ std::string encode_state(const HostState& state) {
                                       {"protocol", attachment.protocol},
                                       {"read_only", attachment.read_only},
                                       {"since_unix_seconds", attachment.since.unix_seconds}});
+    if (!attachment.qmp_path.empty()) content["attachments"].back()["qmp"] = attachment.qmp_path;
   }
+  content["volume_settings"] = Json::array();
+  for (const SavedVolumeSettings& saved : state.volume_settings) {
+    Json settings = {{"pool", saved.pool}, {"volume", saved.volume}};
+    const HoldSettings& hold = saved.hold;
+    if (hold.pause_after) settings["hold.pause_after"] = format_hold_time(*hold.pause_after);
+    if (hold.fail_after) settings["hold.fail_after"] = format_hold_time(*hold.fail_after);
+    content["volume_settings"].push_back(std::move(settings));
+  }
+  content["paused_machines"] = state.paused_machines;
   Json document;
   document["holdfast_state_version"] = kStateVersion;
   document["crc32c"] = checksum(content);

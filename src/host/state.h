@@ -30,12 +30,21 @@ struct SavedAttachment {
   std::string protocol = "nbd";
   bool read_only = false;
   WallTime since;
+  std::string qmp_path = {};
+};
+
+struct SavedVolumeSettings {
+  std::string pool;
+  std::string volume;
+  HoldSettings hold;
 };
 
 struct HostState {
   std::vector<PoolLocation> pools;
   std::vector<SavedAttachment> attachments;
-  std::uint64_t generation = 0;  // counts the saves; the store's business
+  std::vector<SavedVolumeSettings> volume_settings;
+  std::vector<std::string> paused_machines;  // by us: paths of their monitors
+  std::uint64_t generation = 0;              // counts the saves; the store's business
 };
 
 std::string encode_state(const HostState& state);

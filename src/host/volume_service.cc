@@ -57,7 +57,10 @@ std::optional<HoldReport> hold_report(const HoldState& state, MonotonicTime now)
 }  // namespace
 
 VolumeService::VolumeService(const ServiceEnvironment& environment, ServiceSettings settings)
-    : environment_(environment), settings_(std::move(settings)), changed_(environment_.executor) {}
+    : environment_(environment),
+      settings_(std::move(settings)),
+      changed_(environment_.executor),
+      closed_since_(environment_.executor.now()) {}
 
 VolumeService::~VolumeService() = default;
 
@@ -110,6 +113,15 @@ Task<Result<void>> VolumeService::resize(std::uint64_t size_bytes) {
   auto resized = co_await volume_->resize(size_bytes);
   if (resized.ok() && is_open()) frontend_->size_changed();
   co_return resized;
+}
+
+std::optional<Duration> VolumeService::look_at_hold(Duration fail_after) {
+  const MonotonicTime now = environment_.executor.now();
+  if (!is_open()) return now - closed_since_;
+  const HoldState hold = volume_->statistics().hold;
+  if (hold.reason == HoldReason::none) return std::nullopt;
+  if (fail_after != kNever) volume_->fail_held(now - fail_after);
+  return now - hold.since;
 }
 
 std::optional<ServiceReport> VolumeService::report() const {

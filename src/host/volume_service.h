@@ -16,6 +16,7 @@
 
 #include "host/commands.h"
 #include "host/frontend.h"
+#include "host/hold_policy.h"
 #include "io/executor.h"
 #include "io/file_system.h"
 #include "io/stream.h"
@@ -71,6 +72,9 @@ class VolumeService {
   Task<Result<void>> resize(std::uint64_t size_bytes);
   std::optional<ServiceReport> report() const;  // nothing when it is neither open nor held
   void hint_space_is_short(bool is_short);
+  // For how long requests have been held; nothing: they flow. Those that have waited for longer
+  // than `fail_after` are failed. An attachment that is not open holds all that its clients want.
+  std::optional<Duration> look_at_hold(Duration fail_after);
 
  private:
   Task<void> close_frontend(bool* closed);
@@ -78,6 +82,7 @@ class VolumeService {
   const ServiceEnvironment& environment_;
   const ServiceSettings settings_;
   Condition changed_;
+  MonotonicTime closed_since_;
   // In the order of their construction; torn down in reverse (but the socket goes first).
   const HoldState* opening_hold_ = nullptr;  // while the volume is being opened
   std::unique_ptr<Volume> volume_;

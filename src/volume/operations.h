@@ -12,9 +12,9 @@
 #include "base/limits.h"
 #include "base/list.h"
 #include "block/block_device.h"
+#include "block/iovec_cursor.h"
 #include "io/aligned_buffer.h"
 #include "io/file_system.h"
-#include "volume/iovec_cursor.h"
 #include "volume/paged_array.h"
 
 namespace holdfast {
@@ -37,7 +37,7 @@ struct LeafWait {
 //   waiting for map leaves, log memory and page memory -> applied in every record -> (FUA: flush)
 struct WriteOp {
   VolumeImpl* volume = nullptr;
-  BlockRequest* request = nullptr;
+  BlockRequest* request = nullptr;  // null: it was cancelled, and places nothing more
   BlockStatus status = BlockStatus::ok;
   std::uint64_t first = 0;   // blocks
   std::uint64_t cursor = 0;  // next block to place
@@ -46,6 +46,7 @@ struct WriteOp {
   bool tail_is_partial = false;  // of another block than the head's
   bool edges_ready = false;
   bool placed = false;
+  bool conflicting = false;  // waits, not active
   std::uint32_t records_pending = 0;
   std::uint64_t last_sequence = 0;
   AlignedBuffer edges;  // the merged head block, then the merged tail block
@@ -60,17 +61,21 @@ struct WriteOp {
     return (head_is_partial && cursor == first) || (tail_is_partial && cursor == end - 1);
   }
   bool overlaps(const WriteOp& other) const { return first < other.end && other.first < end; }
+  // Cancelled when some of it stood in the log already: it takes effect once that goes on.
+  bool is_ghost() const { return request == nullptr && last_sequence != 0; }
 };
 
 // A read: walks the map, one disk read per run of consecutive stored blocks.
 struct ReadOp {
   VolumeImpl* volume = nullptr;
-  BlockRequest* request = nullptr;
+  BlockRequest* request = nullptr;  // null: it was cancelled, and its memory is not ours any more
   BlockStatus status = BlockStatus::ok;
-  std::uint64_t cursor = 0;  // bytes
+  BlockStatus cancelled_as = BlockStatus::ok;  // ok: not
+  std::uint64_t cursor = 0;                    // bytes
   std::uint64_t end = 0;
   bool walked = false;
   std::uint32_t reads_pending = 0;
+  std::uint32_t direct_reads = 0;  // in the kernel's hands, into the request's memory
   IovecCursor payload;
   LeafWait leaf;
   ListLink link;       // in active operations

@@ -28,13 +28,15 @@ void VolumeImpl::start_read(BlockRequest& request) {
   }
   ReadOp& op = *free_read_ops_.back();
   free_read_ops_.pop_back();
+  set_stage(request, Stage::reading);
+  request.device_state = &op;
   op.volume = this;
   op.request = &request;
-  op.status = BlockStatus::ok;
+  op.status = op.cancelled_as = BlockStatus::ok;
   op.cursor = request.offset_bytes;
   op.end = request.offset_bytes + request.length_bytes;
   op.walked = false;
-  op.reads_pending = 0;
+  op.reads_pending = op.direct_reads = 0;
   op.payload = IovecCursor(request.buffers);
   op.leaf.waiter.on_page = &on_leaf<ReadOp>;
   op.leaf.waiter.context = &op;
@@ -122,10 +124,14 @@ Task<void> VolumeImpl::open_segment_then_run(ReadOp* op, BlockLocation location)
     store_.release(**segment);
     co_return;
   }
+  if (op->cancelled_as != BlockStatus::ok) {
+    run(*op);
+    co_return;
+  }
   // It may have been freed while we waited, because the block was written anew.
   const std::uint64_t block = op->cursor / kBlockBytes;
   const PagedArray::Lookup found = co_await map_.get(0, leaf_of(block), false);
-  if (found.outcome == PageOutcome::ready &&
+  if (op->cancelled_as == BlockStatus::ok && found.outcome == PageOutcome::ready &&
       map_entry_of(*found.page, block).location == location) {
     note_corrupt(location);
     log_error("volume " + info_.name + ": " + segment.error().message());
@@ -139,12 +145,32 @@ Task<void> VolumeImpl::open_segment_then_run(ReadOp* op, BlockLocation location)
 
 void VolumeImpl::maybe_finish(ReadOp& op) {
   if (!op.walked || op.reads_pending != 0) return;
-  BlockRequest& request = *op.request;
-  const BlockStatus status = op.status;
+  BlockRequest* const request = op.request;
+  const BlockStatus status = op.cancelled_as == BlockStatus::ok ? op.status : op.cancelled_as;
   op.link.unlink();
   free_read_ops_.push_back(&op);
   --requests_active_;
-  complete_later(request, status);
+  if (request == nullptr) return operation_ended();
+  complete_later(*request, status);
+}
+
+// What waits or is tried again goes on without the request; only what the kernel still reads into
+// its memory is waited for.
+void VolumeImpl::give_up(ReadOp& op, BlockStatus status) {
+  if (op.cancelled_as != BlockStatus::ok) return;
+  op.cancelled_as = status;
+  op.end = op.cursor;
+  if (op.direct_reads == 0) let_go(op);
+  if (!op.wait_link.is_linked()) return;
+  op.wait_link.unlink();
+  op.walked = true;
+  maybe_finish(op);
+}
+
+void VolumeImpl::let_go(ReadOp& op) {
+  BlockRequest& request = *op.request;
+  op.request = nullptr;
+  complete_later(request, op.cancelled_as);
 }
 
 // --- Reading and verifying ---
@@ -189,6 +215,7 @@ void VolumeImpl::submit_disk_read(DiskRead& read) {
     read.vectors[0] = {read.bounce.data(), read.block_count * kBlockBytes};
     read.vector_count = 1;
   }
+  if (!read.bounced) ++read.operation->direct_reads;
   // The transfer may modify them.
   std::copy_n(read.vectors.begin(), read.vector_count, read.io_vectors.begin());
   read.io.operation = FileOperation::read;
@@ -202,7 +229,13 @@ void VolumeImpl::submit_disk_read(DiskRead& read) {
 
 void VolumeImpl::on_disk_read(FileRequest& request) {
   auto& read = *static_cast<DiskRead*>(request.context);
-  VolumeImpl& self = *read.operation->volume;
+  ReadOp& op = *read.operation;
+  VolumeImpl& self = *op.volume;
+  if (!read.bounced) --op.direct_reads;
+  if (op.cancelled_as != BlockStatus::ok) {
+    if (op.direct_reads == 0 && op.request != nullptr) self.let_go(op);
+    return self.finish_disk_read(read, BlockStatus::ok);
+  }
   if (request.error == 0 && self.verify(read)) {
     self.finish_disk_read(read, BlockStatus::ok);
   } else {
@@ -234,6 +267,7 @@ Task<void> VolumeImpl::retry_disk_read(DiskRead* read) {
   }
   BlockStatus status = BlockStatus::ok;
   for (std::uint32_t i = 0; i < read->block_count && status == BlockStatus::ok; ++i) {
+    if (read->operation->cancelled_as != BlockStatus::ok) break;
     const std::span<std::byte> into = read->bounce.span(i * kBlockBytes, kBlockBytes);
     const MapEntry entry{BlockLocation{read->location.raw + i}, read->checksums[i]};
     status = co_await read_block_again(read->first_block + i, entry, into);
@@ -272,7 +306,9 @@ Task<BlockStatus> VolumeImpl::read_block_again(std::uint64_t block, MapEntry ent
 
 void VolumeImpl::finish_disk_read(DiskRead& read, BlockStatus status) {
   ReadOp& op = *read.operation;
-  if (status != BlockStatus::ok) {
+  if (op.cancelled_as != BlockStatus::ok) {
+    // Nobody wants the bytes, and the memory may not be ours any more.
+  } else if (status != BlockStatus::ok) {
     op.status = status;
     read.target.fill_zeros(read.want_bytes);
   } else if (read.bounced) {
@@ -333,6 +369,10 @@ Task<Result<std::vector<BlockExtent>>> VolumeImpl::block_status(std::uint64_t of
     co_return Error(ErrorCode::invalid_argument, "the range is empty or beyond the volume's end");
   }
   std::vector<BlockExtent> extents;
+  if (ghost_writes_ != 0 && meets_ghost(offset_bytes, length_bytes)) {
+    extents.push_back({length_bytes, false, false});  // there may be data soon
+    co_return extents;
+  }
   const std::uint64_t end = offset_bytes + length_bytes;
   // Returns false when the answer is full.
   const auto add = [&](std::uint64_t to, BlockLocation location) {

@@ -70,6 +70,7 @@ VolumeImpl::~VolumeImpl() {
   pending_.clear();
   flushes_.clear();
   completed_.clear();
+  shadowed_reads_.clear();
   active_writes_.clear();
   conflicting_writes_.clear();
   active_reads_.clear();
@@ -86,13 +87,14 @@ void VolumeImpl::set_name(const std::string& name) {
 // --- Admission ---
 
 void VolumeImpl::submit(BlockRequest& request) {
-  last_request_ = executor_.now();
+  last_request_ = request.device_submitted = executor_.now();
   const BlockStatus status = check(request);
   if (status != BlockStatus::ok) {
     complete_later(request, status);
   } else if (request.length_bytes == 0 && request.operation != BlockOperation::flush) {
     complete_later(request, BlockStatus::ok);
   } else if (quiesced_ || !pending_.empty() || requests_active_ >= limits::kVolumeRequestsMax) {
+    set_stage(request, Stage::pending);
     pending_.push_back(request);
   } else {
     ++requests_active_;
@@ -114,6 +116,12 @@ BlockStatus VolumeImpl::check(const BlockRequest& request) const {
 void VolumeImpl::start(BlockRequest& request) {
   switch (request.operation) {
     case BlockOperation::read:
+      // What a cancelled write leaves is seen by nobody before it is there for good.
+      if (ghost_writes_ != 0 && meets_ghost(request.offset_bytes, request.length_bytes)) {
+        set_stage(request, Stage::shadowed);
+        shadowed_reads_.push_back(request);
+        return;
+      }
       start_read(request);
       return;
     case BlockOperation::flush:
@@ -145,6 +153,12 @@ void VolumeImpl::admit_pending() {
 // The end of a started request. May be called only where no caller is inside submit().
 void VolumeImpl::complete(BlockRequest& request, BlockStatus status) {
   --requests_active_;
+  if (status != BlockStatus::cancelled) count(request, status);
+  request.on_complete(request, status);
+  operation_ended();
+}
+
+void VolumeImpl::count(const BlockRequest& request, BlockStatus status) {
   if (status != BlockStatus::ok) ++statistics_.errors;
   switch (request.operation) {
     case BlockOperation::read:
@@ -163,12 +177,15 @@ void VolumeImpl::complete(BlockRequest& request, BlockStatus status) {
       ++statistics_.discards;
       break;
   }
-  request.on_complete(request, status);
+}
+
+void VolumeImpl::operation_ended() {
   if (!pending_.empty()) admit_pending();
   if (requests_active_ == 0) drained_.notify_all();
 }
 
 void VolumeImpl::complete_later(BlockRequest& request, BlockStatus status) {
+  set_stage(request, Stage::answered);
   set_state(request, static_cast<std::uint64_t>(status));
   completed_.push_back(request);
   executor_.defer(completions_);
@@ -184,6 +201,49 @@ void VolumeImpl::run_completions(void* context) {
   }
 }
 
+// --- Giving up ---
+
+// Answers a request whatever becomes of the operation behind it, which goes on being counted as
+// active until it ends.
+void VolumeImpl::give_up(BlockRequest& request, BlockStatus status) {
+  switch (static_cast<Stage>(request.device_stage)) {
+    case Stage::pending:
+      request.device_link.unlink();
+      return complete_later(request, status);
+    case Stage::shadowed:
+    case Stage::flushing:
+      request.device_link.unlink();
+      --requests_active_;
+      return complete_later(request, status);
+    case Stage::reading:
+      return give_up(*static_cast<ReadOp*>(request.device_state), status);
+    case Stage::writing:
+      return give_up(*static_cast<WriteOp*>(request.device_state), status);
+    case Stage::answered:
+      return;
+  }
+}
+
+void VolumeImpl::fail_held(MonotonicTime submitted_before) {
+  if (!is_holding()) return;
+  // Our own requests (of a resize, of a merge) have no time, and wait.
+  std::vector<BlockRequest*> expired;
+  const auto look_at = [&](BlockRequest* request) {
+    if (request == nullptr || request->device_submitted == MonotonicTime{}) return;
+    if (request->device_submitted < submitted_before) expired.push_back(request);
+  };
+  for (auto* list : {&pending_, &flushes_, &shadowed_reads_}) {
+    for (BlockRequest* one = list->front(); one != nullptr; one = list->next(*one)) look_at(one);
+  }
+  for (auto* list : {&active_writes_, &conflicting_writes_}) {
+    for (WriteOp* op = list->front(); op != nullptr; op = list->next(*op)) look_at(op->request);
+  }
+  for (ReadOp* op = active_reads_.front(); op != nullptr; op = active_reads_.next(*op)) {
+    look_at(op->request);
+  }
+  for (BlockRequest* request : expired) give_up(*request, BlockStatus::hold_expired);
+}
+
 // --- Flush ---
 
 // Completes when everything up to `target` is durable: a flush request, or a write with FUA.
@@ -193,6 +253,7 @@ void VolumeImpl::start_flush(BlockRequest& request, Sequence target) {
     complete_later(request, BlockStatus::ok);
     return;
   }
+  set_stage(request, Stage::flushing);
   set_state(request, target.value);
   // Targets never fall: each is the applied sequence of its time.
   flushes_.push_back(request);

@@ -108,6 +108,8 @@ class Volume : public BlockDevice {
   // Online; durable when it returns. Shrinking drops what lies beyond.
   virtual Task<Result<void>> resize(std::uint64_t size_bytes) = 0;
   virtual Task<Result<void>> checkpoint() = 0;
+  // While it is held: answers the requests that were submitted before with hold_expired.
+  virtual void fail_held(MonotonicTime submitted_before) = 0;
   virtual VolumeStatistics statistics() const = 0;
   // Somebody waits for room in the pool: what can be freed should be, soon.
   virtual void hint_space_is_short(bool is_short) = 0;

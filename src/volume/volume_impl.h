@@ -37,12 +37,15 @@ class VolumeImpl final : public Volume, private MainLogClient {
 
   const BlockDeviceInfo& info() const override { return info_; }
   void submit(BlockRequest& request) override;
+  bool is_holding() const override { return hold_.state().reason != HoldReason::none; }
+  void cancel(BlockRequest& request) override { give_up(request, BlockStatus::cancelled); }
   Task<Result<std::vector<BlockExtent>>> block_status(std::uint64_t offset_bytes,
                                                       std::uint64_t length_bytes,
                                                       std::size_t extents_max) override;
   Task<Result<void>> close() override;
   Task<Result<void>> resize(std::uint64_t size_bytes) override;
   Task<Result<void>> checkpoint() override;
+  void fail_held(MonotonicTime submitted_before) override;
   VolumeStatistics statistics() const override;
   void hint_space_is_short(bool is_short) override;
 
@@ -54,6 +57,15 @@ class VolumeImpl final : public Volume, private MainLogClient {
 
  private:
   // volume.cc: admission and completion
+  // Where a request is; in BlockRequest::device_stage.
+  enum class Stage : std::uint8_t {
+    pending,   // in pending_
+    reading,   // device_state: its ReadOp
+    writing,   // device_state: its WriteOp
+    shadowed,  // in shadowed_reads_
+    flushing,  // in flushes_
+    answered,  // in completed_
+  };
   BlockStatus check(const BlockRequest& request) const;
   void start(BlockRequest& request);
   void start_flush(BlockRequest& request, Sequence target);
@@ -61,6 +73,12 @@ class VolumeImpl final : public Volume, private MainLogClient {
   void complete(BlockRequest& request, BlockStatus status);
   void complete_later(BlockRequest& request, BlockStatus status);
   static void run_completions(void* context);
+  void give_up(BlockRequest& request, BlockStatus status);
+  void operation_ended();
+  void count(const BlockRequest& request, BlockStatus status);
+  static void set_stage(BlockRequest& request, Stage stage) {
+    request.device_stage = static_cast<std::uint8_t>(stage);
+  }
   Task<void> quiesce();
   void resume();
   Task<void> discard_range(std::uint64_t first_byte, std::uint64_t end_byte);
@@ -84,6 +102,9 @@ class VolumeImpl final : public Volume, private MainLogClient {
   void copy_payload(WriteOp& op, LogRecord& record, std::uint64_t count);
   void op_done_in_record(WriteOp& op);
   void finish(WriteOp& op);
+  void give_up(WriteOp& op, BlockStatus status);
+  bool meets_ghost(std::uint64_t offset_bytes, std::uint64_t length_bytes);
+  void ghost_ended();
   void retry_conflicts();
   bool is_crowded() const;
   void wake_crowded();
@@ -98,6 +119,8 @@ class VolumeImpl final : public Volume, private MainLogClient {
 
   // read_op.cc
   void start_read(BlockRequest& request);
+  void give_up(ReadOp& op, BlockStatus status);
+  void let_go(ReadOp& op);
   void run(ReadOp& op);
   void walk(ReadOp& op) { run(op); }
   bool read_run(ReadOp& op, Page& leaf, std::uint64_t block, std::uint64_t leaf_end);
@@ -234,6 +257,7 @@ class VolumeImpl final : public Volume, private MainLogClient {
   List<BlockRequest, &BlockRequest::device_link> pending_;    // not started: no slot, or quiesced
   List<BlockRequest, &BlockRequest::device_link> flushes_;    // wait for a sync, targets ascending
   List<BlockRequest, &BlockRequest::device_link> completed_;  // to be answered at the turn's end
+  List<BlockRequest, &BlockRequest::device_link> shadowed_reads_;  // of what a ghost will write
   std::vector<std::unique_ptr<WriteOp>> write_ops_;
   std::vector<WriteOp*> free_write_ops_;
   List<WriteOp, &WriteOp::link> active_writes_;
@@ -242,6 +266,7 @@ class VolumeImpl final : public Volume, private MainLogClient {
   List<WriteOp, &WriteOp::wait_link> crowd_waiters_;
   std::uint64_t pinned_by_records_ = 0;  // leaves, counted for each record
   std::size_t edge_writes_ = 0;          // active, with partial blocks
+  std::size_t ghost_writes_ = 0;         // active, see WriteOp::is_ghost()
   std::vector<std::unique_ptr<ReadOp>> read_ops_;
   std::vector<ReadOp*> free_read_ops_;
   List<ReadOp, &ReadOp::link> active_reads_;

@@ -27,10 +27,12 @@ void VolumeImpl::start_write(BlockRequest& request) {
   }
   WriteOp& op = *free_write_ops_.back();
   free_write_ops_.pop_back();
+  set_stage(request, Stage::writing);
+  request.device_state = &op;
   op.volume = this;
   op.request = &request;
   op.status = BlockStatus::ok;
-  op.edges_ready = op.placed = false;
+  op.edges_ready = op.placed = op.conflicting = false;
   op.records_pending = 0;
   op.last_sequence = 0;
   op.payload = IovecCursor(request.buffers);
@@ -49,6 +51,7 @@ void VolumeImpl::start_write(BlockRequest& request) {
   }
   if (request.operation != BlockOperation::write) ++freeing_requests_;
   if (conflicts(op)) {
+    op.conflicting = true;
     conflicting_writes_.push_back(op);
     return;
   }
@@ -94,6 +97,7 @@ bool VolumeImpl::conflicts(const WriteOp& op) {
 }
 
 void VolumeImpl::run(WriteOp& op) {
+  if (op.request == nullptr) return place(op);
   if (op.has_edges() && !op.edges_ready) {
     tasks_.spawn(load_edges(&op));
     return;
@@ -122,6 +126,7 @@ Task<void> VolumeImpl::load_edges(WriteOp* op) {
     const std::span<std::byte> into = op->edges.span(head ? 0 : kBlockBytes, kBlockBytes);
     const std::uint64_t block = head ? op->first : op->end - 1;
     const BlockStatus status = co_await read_stored_block(block, into);
+    if (op->request == nullptr) break;
     if (status != BlockStatus::ok) {
       op->status = status;
       op->end = op->cursor;  // nothing is placed
@@ -365,7 +370,7 @@ void VolumeImpl::op_done_in_record(WriteOp& op) {
 }
 
 void VolumeImpl::finish(WriteOp& op) {
-  BlockRequest& request = *op.request;
+  const bool was_ghost = op.is_ghost();
   const BlockStatus status = op.status;
   if (request.operation != BlockOperation::write) --freeing_requests_;
   op.link.unlink();
@@ -376,6 +381,12 @@ void VolumeImpl::finish(WriteOp& op) {
   if (!conflicting_writes_.empty()) {
     executor_.post([this] { retry_conflicts(); });
   }
+  if (op.request == nullptr) {
+    --requests_active_;
+    if (was_ghost) ghost_ended();
+    return operation_ended();
+  }
+  BlockRequest& request = *op.request;
   if (request.force_unit_access && status == BlockStatus::ok) {
     start_flush(request, log_.applied_sequence());
   } else if (applied) {
@@ -384,6 +395,46 @@ void VolumeImpl::finish(WriteOp& op) {
     --requests_active_;
     complete_later(request, status);
   }
+}
+
+// --- Giving up ---
+
+// What stands in records stays there, in its order. The rest is not written.
+void VolumeImpl::give_up(WriteOp& op, BlockStatus status) {
+  BlockRequest& request = *op.request;
+  op.request = nullptr;
+  op.end = op.cursor;
+  if (op.is_ghost()) ++ghost_writes_;
+  complete_later(request, status);
+  if (op.conflicting) {
+    op.link.unlink();
+    free_write_ops_.push_back(&op);
+    --requests_active_;
+    // Others may have waited for it only.
+    if (!conflicting_writes_.empty()) executor_.post([this] { retry_conflicts(); });
+  } else if (op.wait_link.is_linked()) {
+    op.wait_link.unlink();
+    op.placed = true;
+    if (op.records_pending == 0) finish(op);
+  }
+  // Else it goes on by itself: from a page, a merge or a record that it waits for.
+}
+
+// Whether a cancelled write that is still on its way into the map touches the range.
+bool VolumeImpl::meets_ghost(std::uint64_t offset_bytes, std::uint64_t length_bytes) {
+  const std::uint64_t first = offset_bytes / kBlockBytes;
+  const std::uint64_t end = divide_up(offset_bytes + length_bytes, kBlockBytes);
+  for (WriteOp* op = active_writes_.front(); op != nullptr; op = active_writes_.next(*op)) {
+    if (op->is_ghost() && op->first < end && first < op->end) return true;
+  }
+  return false;
+}
+
+void VolumeImpl::ghost_ended() {
+  --ghost_writes_;
+  List<BlockRequest, &BlockRequest::device_link> ready;
+  while (BlockRequest* request = shadowed_reads_.pop_front()) ready.push_back(*request);
+  while (BlockRequest* request = ready.pop_front()) start(*request);
 }
 
 // Whether writes wait for page memory. A volume always has a few pages, so that others that cannot
@@ -405,6 +456,7 @@ void VolumeImpl::retry_conflicts() {
     WriteOp* const next = conflicting_writes_.next(*op);
     if (!conflicts(*op)) {
       op->link.unlink();
+      op->conflicting = false;
       active_writes_.push_back(*op);
       if (op->has_edges()) ++edge_writes_;
       run(*op);

@@ -137,9 +137,9 @@ def user_space(job, init_name, more_programs=()):
     return tree
 
 
-def add_modules(tree, version):
+def add_modules(tree, version, more_modules=()):
     order = []
-    for module in MODULES:
+    for module in [*MODULES, *more_modules]:
         listed = programs.run(find_program("modprobe"), "-S", version, "--show-depends", module)
         for line in listed.stdout.splitlines():
             words = line.split()
@@ -151,10 +151,10 @@ def add_modules(tree, version):
     tree.add("modules/order", ("\n".join(order) + "\n").encode(), 0o100644)
 
 
-def build_initramfs(path, job, more_programs=()):
+def build_initramfs(path, job, more_programs=(), more_modules=()):
     """A guest that lives in memory."""
     tree = user_space(job, "init", more_programs)
-    add_modules(tree, kernel()[1])
+    add_modules(tree, kernel()[1], more_modules)
     tree.write_cpio(path)
 
 

@@ -45,7 +45,21 @@ void Connection::abort() {
   if (payload_request_ != nullptr && !receiving_payload_) {
     release(*std::exchange(payload_request_, nullptr));
   }
+  give_up_held();
   finish_if_idle();
+}
+
+// Nobody hears the answers any more, and the storage may take hours to give them.
+void Connection::give_up_held() {
+  if (device_count_ == 0) return;
+  BlockDevice& device = context_.exported.device;
+  if (device.is_holding()) {
+    for (Request* request = in_device_.front(); request != nullptr;
+         request = in_device_.next(*request)) {
+      device.cancel(request->block);
+    }
+  }
+  context_.executor.arm_after(timer_, limits::kHeldLookTime);
 }
 
 void Connection::begin_draining() {
@@ -55,6 +69,7 @@ void Connection::begin_draining() {
 }
 
 void Connection::on_timer() {
+  if (phase_ == Phase::aborted) return give_up_held();
   if (phase_ == Phase::handshake) {
     context_.statistics.count(NbdFault::handshake_timeout);
     return abort();
@@ -77,6 +92,7 @@ void Connection::finish_if_idle() {
   if (chunk_ != nullptr) context_.buffers.drop(std::exchange(chunk_, nullptr));
   context_.note_activity();
   phase_ = Phase::finished;
+  context_.executor.cancel(timer_);
   context_.executor.defer(context_.reap);
 }
 

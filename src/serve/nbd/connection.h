@@ -89,6 +89,7 @@ class Connection {
   void replace_chunk(std::size_t bytes);
   void begin_draining();
   void on_timer();
+  void give_up_held();
   void finish_if_idle();
   std::size_t input_bytes() const { return end_ - begin_; }
 
@@ -139,6 +140,7 @@ class Connection {
   std::size_t request_count_ = 0;  // taken and not yet released
   std::size_t device_count_ = 0;   // of those, in the device
   std::uint64_t buffered_bytes_ = 0;
+  List<Request, &Request::link> in_device_;  // but for block status
   List<Request, &Request::link> done_;
   TaskScope status_tasks_;
 

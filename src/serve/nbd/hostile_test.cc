@@ -267,6 +267,26 @@ TEST_F(NbdHostile, HeaderAloneDoesNotKeepOthersFromWorking) {
   EXPECT_EQ(fault_count(NbdFault::request_truncated), 1u);
 }
 
+TEST_F(NbdHostile, WhatIsHeldIsGivenUpWithItsConnection) {
+  auto client = negotiated();
+  memory_.hold();
+  for (std::uint64_t i = 0; i < 3; ++i) {
+    client->send(request_bytes(Command::write, {.offset_bytes = i * 8192, .length_bytes = 4096},
+                               pattern(4096, 1)));
+  }
+  ASSERT_EQ(memory_.in_flight_count(), 3u);
+  TaskScope scope;
+  scope.spawn(server_->close());
+  executor_.run_until_idle();
+  EXPECT_FALSE(scope.empty()) << "not held, only slow";
+  memory_.set_holding(true);
+  executor_.advance(limits::kHeldLookTime);
+  executor_.run_until_idle();
+  EXPECT_TRUE(scope.empty());
+  EXPECT_EQ(memory_.in_flight_count(), 0u);
+  EXPECT_TRUE(client->collect().empty()) << "a lost connection is no error";
+}
+
 TEST_F(NbdHostile, CloseWaitsForWhatIsInFlight) {
   auto client = negotiated();
   auto drained = negotiated();

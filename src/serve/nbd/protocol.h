@@ -163,8 +163,10 @@ inline NbdErrno errno_for(BlockStatus status, BlockOperation operation) {
     case BlockStatus::read_only:
       return NbdErrno::not_permitted;
     case BlockStatus::medium_error:
+    case BlockStatus::hold_expired:
       return NbdErrno::io;
     case BlockStatus::shutting_down:
+    case BlockStatus::cancelled:  // nobody hears it: the connection is closed
       return NbdErrno::shutdown;
   }
   return NbdErrno::io;

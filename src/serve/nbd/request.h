@@ -31,7 +31,7 @@ class Connection;
 struct Request {
   BlockRequest block;
   Connection* connection = nullptr;
-  ListLink link;  // free, done or being sent
+  ListLink link;  // free, in the device, done or being sent
 
   RequestHeader header;
   NbdErrno error = NbdErrno::none;

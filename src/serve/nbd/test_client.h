@@ -16,10 +16,9 @@
 
 #include "base/bytes.h"
 #include "serve/nbd/protocol.h"
+#include "serve/testing_bytes.h"
 
 namespace holdfast::nbd {
-
-using Bytes = std::vector<std::byte>;
 
 template <typename T>
 void put_big(Bytes& to, T value) {
@@ -103,17 +102,6 @@ inline Bytes request_bytes(std::uint16_t command, const RequestOptions& options,
 inline Bytes request_bytes(Command command, const RequestOptions& options,
                            std::span<const std::byte> payload = {}) {
   return request_bytes(static_cast<std::uint16_t>(command), options, payload);
-}
-
-// Recognisable bytes that depend on the seed and on the position.
-inline Bytes pattern(std::size_t count, std::uint32_t seed) {
-  Bytes bytes(count);
-  std::uint32_t state = seed * 2654435761u + 1;
-  for (std::byte& byte : bytes) {
-    state = state * 1664525u + 1013904223u;
-    byte = static_cast<std::byte>(state >> 24);
-  }
-  return bytes;
 }
 
 struct OptionAnswer {

@@ -73,7 +73,10 @@ std::string_view message_for(BlockStatus status) {
     case BlockStatus::medium_error:
       return "the stored data cannot be read";
     case BlockStatus::shutting_down:
+    case BlockStatus::cancelled:
       return "the volume is being closed";
+    case BlockStatus::hold_expired:
+      return "the storage was full or unreachable for longer than hold.fail_after";
   }
   return {};
 }
@@ -258,6 +261,7 @@ void Connection::submit(Request& request) {
   block.context = &request;
   block.on_complete = [](BlockRequest& completed, BlockStatus status) {
     auto& self = *static_cast<Request*>(completed.context);
+    self.link.unlink();
     --self.connection->device_count_;
     if (status != BlockStatus::ok) {
       self.error = errno_for(status, completed.operation);
@@ -265,6 +269,7 @@ void Connection::submit(Request& request) {
     }
     self.connection->answer(self);
   };
+  in_device_.push_back(request);
   context_.exported.device.submit(block);
 }
 

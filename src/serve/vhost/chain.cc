@@ -33,6 +33,7 @@ Descriptor load_descriptor(const std::byte* table, std::size_t index) {
 // False: the device is broken.
 bool Queue::gather(Request& request) {
   request.vector_count = 0;
+  request.payload = {};
   const std::byte* table = descriptors_;
   std::size_t table_count = size_;
   std::size_t seen_count = 0;
@@ -91,7 +92,8 @@ bool Queue::gather(Request& request) {
   request.writable_bytes = static_cast<std::uint32_t>(
       std::min<std::uint64_t>(writable_bytes - 1, limits::kVhostRequestBytesMax));
   request.payload_bytes = writable_bytes - 1;
-  return strip_frame(request, readable_count, readable_bytes);
+  strip_frame(request, readable_count, readable_bytes);
+  return true;
 }
 
 bool Queue::add_vectors(Request& request, std::uint64_t address, std::uint32_t length_bytes) {
@@ -101,11 +103,7 @@ bool Queue::add_vectors(Request& request, std::uint64_t address, std::uint32_t l
       device_.break_down(VhostFault::descriptor_address);
       return false;
     }
-    if (request.long_request == nullptr && request.vector_count == Request::kShortVectors) {
-      request.long_request = &device_.long_requests.get();
-      std::copy(request.short_vectors.begin(), request.short_vectors.end(),
-                request.long_request->vectors.begin());
-    }
+    if (request.vector_count == Request::kShortVectors) request.make_long(device_.long_requests);
     if (request.vector_count == limits::kVhostVectorsPerRequestMax) {
       device_.break_down(VhostFault::chain_too_long);
       return false;
@@ -118,7 +116,7 @@ bool Queue::add_vectors(Request& request, std::uint64_t address, std::uint32_t l
 }
 
 // Takes header and status off the vectors; what is left on the side that has a payload is it.
-bool Queue::strip_frame(Request& request, std::size_t readable_count,
+void Queue::strip_frame(Request& request, std::size_t readable_count,
                         std::uint64_t readable_bytes) {
   iovec* const vectors = request.vectors();
   std::size_t first = 0;
@@ -135,18 +133,14 @@ bool Queue::strip_frame(Request& request, std::size_t readable_count,
   request.status_at = static_cast<std::byte*>(last.iov_base) + last.iov_len;
   if (last.iov_len == 0) --request.vector_count;
 
-  const bool is_read = load_little<std::uint32_t>(request.header.data()) ==
-                           static_cast<std::uint32_t>(BlkType::in) ||
-                       load_little<std::uint32_t>(request.header.data()) ==
-                           static_cast<std::uint32_t>(BlkType::get_id);
-  if (is_read) {
+  const auto type = static_cast<BlkType>(load_little<std::uint32_t>(request.header.data()));
+  if (type == BlkType::in || type == BlkType::get_id) {
     request.payload = {vectors + readable_count, request.vector_count - readable_count};
   } else {
     request.payload = {vectors + first, readable_count - first};
     request.payload_bytes = readable_bytes - kRequestHeaderBytes;
     request.writable_bytes = 0;
   }
-  return true;
 }
 
 }  // namespace holdfast::vhost

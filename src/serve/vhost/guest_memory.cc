@@ -72,22 +72,25 @@ std::span<std::byte> GuestMemory::guest_bytes(std::uint64_t guest_address,
   // Guests have few regions, and use one of them most of the time.
   if (last_found_ >= regions_.size()) last_found_ = 0;
   for (std::size_t i = 0; i < regions_.size(); ++i) {
-    const Region& region = regions_[last_found_];
-    const std::uint64_t offset_bytes = guest_address - region.place.guest_address;
-    if (guest_address >= region.place.guest_address && offset_bytes < region.place.size_bytes) {
-      return {region.memory->data() + offset_bytes,
-              std::min(size_bytes, region.place.size_bytes - offset_bytes)};
-    }
+    const auto found = bytes_in(regions_[last_found_], guest_address, size_bytes);
+    if (!found.empty()) return found;
     if (++last_found_ == regions_.size()) last_found_ = 0;
   }
   for (const Region& region : leaving_) {
-    const std::uint64_t offset_bytes = guest_address - region.place.guest_address;
-    if (guest_address >= region.place.guest_address && offset_bytes < region.place.size_bytes) {
-      return {region.memory->data() + offset_bytes,
-              std::min(size_bytes, region.place.size_bytes - offset_bytes)};
-    }
+    const auto found = bytes_in(region, guest_address, size_bytes);
+    if (!found.empty()) return found;
   }
   return {};
+}
+
+std::span<std::byte> GuestMemory::bytes_in(const Region& region, std::uint64_t guest_address,
+                                           std::uint64_t size_bytes) {
+  const std::uint64_t offset_bytes = guest_address - region.place.guest_address;
+  if (guest_address < region.place.guest_address || offset_bytes >= region.place.size_bytes) {
+    return {};
+  }
+  return {region.memory->data() + offset_bytes,
+          std::min(size_bytes, region.place.size_bytes - offset_bytes)};
 }
 
 std::byte* GuestMemory::user_bytes(std::uint64_t user_address, std::uint64_t size_bytes) const {

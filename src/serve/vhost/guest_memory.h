@@ -73,6 +73,9 @@ class GuestMemory {
     std::uint64_t generation;  // the last that could use it
   };
 
+  // From the address to the region's end at most.
+  static std::span<std::byte> bytes_in(const Region& region, std::uint64_t guest_address,
+                                       std::uint64_t size_bytes);
   static std::byte* find_user_bytes(const std::vector<Region>& regions, std::uint64_t user_address,
                                     std::uint64_t size_bytes);
   void retire(Region region);

@@ -96,6 +96,13 @@ void Queue::stop() {
   note_idle();
 }
 
+void Queue::give_up_held() {
+  if (state_ != State::stopping || !inflight_.is_tracked() || !device_.block.is_holding()) return;
+  for (Request& request : requests_) {
+    if (request.is_taken && !request.link.is_linked()) device_.block.cancel(request.block);
+  }
+}
+
 void Queue::note_idle() {
   if (state_ == State::stopping && in_flight_ == 0) {
     state_ = State::stopped;

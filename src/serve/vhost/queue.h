@@ -4,7 +4,8 @@
 // the device, and puts it into the used ring when it is done. Everything in the rings may change
 // under our eyes: each value is copied once, then checked, then used.
 //
-//   stopped -> running -> stopping (takes no more, answers what is in flight) -> stopped
+//   stopped -> running -> stopping (takes no more, answers what is in flight or gives it up while
+//   the device is held) -> stopped
 //
 // A request in flight keeps the guest's memory mapped that it uses. Descriptors are copied into
 // the request; payloads are not: reads go from the device straight into the guest's memory, and a
@@ -16,8 +17,6 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
-#include <optional>
-#include <string>
 #include <vector>
 
 #include "base/list.h"
@@ -30,7 +29,7 @@ namespace holdfast::vhost {
 
 class Queue {
  public:
-  Queue(Device& device, std::uint16_t index) : device_(device), index_(index) {}
+  explicit Queue(Device& device) : device_(device) {}
   Queue(const Queue&) = delete;
   Queue& operator=(const Queue&) = delete;
   ~Queue();  // nothing in flight
@@ -63,7 +62,9 @@ class Queue {
   void start(QueueInflight inflight);
   // Takes no more requests.
   void stop();
-  bool is_running() const { return state_ == State::running; }
+  // Stopping: gives up what the device holds, where the in-flight memory keeps it until the queue
+  // starts again.
+  void give_up_held();
   bool is_stopped() const { return state_ == State::stopped; }
   std::uint16_t next_available() const { return next_available_; }
   // After the guest's memory has changed. Without its rings the device is broken.
@@ -97,7 +98,7 @@ class Queue {
   // chain.cc: from descriptors to vectors
   bool gather(Request& request);
   bool add_vectors(Request& request, std::uint64_t address, std::uint32_t length_bytes);
-  bool strip_frame(Request& request, std::size_t readable_count, std::uint64_t readable_bytes);
+  void strip_frame(Request& request, std::size_t readable_count, std::uint64_t readable_bytes);
 
   // requests.cc: from vectors to the device and back
   void execute(Request& request);
@@ -111,7 +112,6 @@ class Queue {
   void release(Request& request);
 
   Device& device_;
-  const std::uint16_t index_;
   State state_ = State::stopped;
   Setup setup_;
   std::unique_ptr<EventWatch> kick_;

@@ -7,6 +7,7 @@
 
 #include <sys/uio.h>
 
+#include <algorithm>
 #include <array>
 #include <cstddef>
 #include <cstdint>
@@ -75,6 +76,15 @@ struct Request {
 
   iovec* vectors() {
     return long_request == nullptr ? short_vectors.data() : long_request->vectors.data();
+  }
+  // The vectors move, and the payload with them.
+  void make_long(LongRequestPool& pool) {
+    if (long_request != nullptr) return;
+    long_request = &pool.get();
+    std::copy(short_vectors.begin(), short_vectors.end(), long_request->vectors.begin());
+    if (payload.empty()) return;
+    const std::ptrdiff_t first = payload.data() - short_vectors.data();
+    payload = {long_request->vectors.data() + first, payload.size()};
   }
 };
 

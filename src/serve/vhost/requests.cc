@@ -2,36 +2,15 @@
 //
 // Block requests (virtio 1.1, 5.2.6): from vectors to the device and back.
 #include <algorithm>
-#include <cstring>
 #include <limits>
 
 #include "base/bytes.h"
 #include "base/limits.h"
 #include "base/units.h"
+#include "block/iovec_cursor.h"
 #include "serve/vhost/queue.h"
 
 namespace holdfast::vhost {
-namespace {
-
-// Copies the front of the vectors' bytes; false when there are fewer.
-bool copy_out(std::span<const iovec> vectors, std::span<std::byte> into) {
-  for (const iovec& vector : vectors) {
-    const std::size_t count = std::min(vector.iov_len, into.size());
-    if (count != 0) std::memcpy(into.data(), vector.iov_base, count);
-    into = into.subspan(count);
-  }
-  return into.empty();
-}
-
-void copy_in(std::span<const std::byte> from, std::span<const iovec> vectors) {
-  for (const iovec& vector : vectors) {
-    const std::size_t count = std::min(vector.iov_len, from.size());
-    if (count != 0) std::memcpy(vector.iov_base, from.data(), count);
-    from = from.subspan(count);
-  }
-}
-
-}  // namespace
 
 void Queue::execute(Request& request) {
   const auto type = static_cast<BlkType>(load_little<std::uint32_t>(request.header.data()));
@@ -81,7 +60,8 @@ void Queue::read_or_write(Request& request, BlkType type) {
 }
 
 void Queue::answer_id(Request& request) {
-  copy_in(device_.serial, request.payload);
+  const std::size_t count = std::min<std::uint64_t>(request.payload_bytes, kSerialBytes);
+  IovecCursor(request.payload).copy_in(device_.serial.data(), count);
   request.writable_bytes =
       std::min<std::uint32_t>(request.writable_bytes, static_cast<std::uint32_t>(kSerialBytes));
   finish(request, BlkStatus::ok);
@@ -93,17 +73,9 @@ void Queue::begin_segments(Request& request, BlkType type) {
       bytes > limits::kVhostDiscardSegmentsMax * kDiscardSegmentBytes || device_.read_only) {
     return refuse(request, VhostFault::request_malformed, BlkStatus::io_error);
   }
-  if (request.long_request == nullptr) {
-    request.long_request = &device_.long_requests.get();
-    std::copy(request.short_vectors.begin(), request.short_vectors.end(),
-              request.long_request->vectors.begin());
-    const std::ptrdiff_t first = request.payload.data() - request.short_vectors.data();
-    request.payload = {request.long_request->vectors.data() + first, request.payload.size()};
-  }
+  request.make_long(device_.long_requests);
   const std::span<std::byte> segments(request.long_request->segments.data(), bytes);
-  if (!copy_out(request.payload, segments)) {
-    return refuse(request, VhostFault::request_malformed, BlkStatus::io_error);
-  }
+  IovecCursor(request.payload).copy_out(segments.data(), bytes);
   // All of them first: a request is done as a whole or refused.
   const bool is_discard = type == BlkType::discard;
   for (std::size_t at = 0; at < bytes; at += kDiscardSegmentBytes) {
@@ -145,8 +117,9 @@ void Queue::submit(Request& request) {
       case BlockStatus::ok:
         if (self.segment_next < self.segment_count) return queue.next_segment(self);
         return queue.finish(self, BlkStatus::ok);
-      case BlockStatus::shutting_down: {
-        // Not answered: it stays in flight, for the next daemon.
+      case BlockStatus::shutting_down:
+      case BlockStatus::cancelled: {
+        // Not answered: it stays in flight, for the next daemon or the next start of the queue.
         Device& device = queue.device_;
         queue.release(self);
         device.executor.defer(device.publish);
@@ -156,6 +129,7 @@ void Queue::submit(Request& request) {
         return queue.refuse(self, VhostFault::request_out_of_range, BlkStatus::io_error);
       case BlockStatus::read_only:
       case BlockStatus::medium_error:
+      case BlockStatus::hold_expired:
         return queue.finish(self, BlkStatus::io_error);
     }
   };

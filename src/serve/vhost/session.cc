@@ -38,8 +38,8 @@ Session::Session(VhostServer& server, std::unique_ptr<Stream> stream)
   std::erase(serial, '-');
   serial.resize(kSerialBytes);
   std::copy_n(as_bytes(serial).begin(), kSerialBytes, device_.serial.begin());
-  for (std::uint16_t i = 0; i < limits::kVhostQueuesMax; ++i) {
-    queues_.push_back(std::make_unique<Queue>(device_, i));
+  for (std::size_t i = 0; i < limits::kVhostQueuesMax; ++i) {
+    queues_.push_back(std::make_unique<Queue>(device_));
   }
 }
 
@@ -61,7 +61,7 @@ Task<void> Session::run() {
   }
   begin_close();
   stop_queues();
-  while (is_any_queue_active()) co_await progress_.wait();
+  co_await wait_for_queues();
   backend_channel_.reset();
   is_finished_ = true;
   server_.give_up(*this);
@@ -75,7 +75,7 @@ void Session::begin_close() {
   // The messages end once nothing is in flight: run() may wait for just that.
   struct Ender {
     static Task<void> run(Session& self) {
-      while (self.is_any_queue_active()) co_await self.progress_.wait();
+      co_await self.wait_for_queues();
       self.stream_->shutdown();
       self.progress_.notify_all();
     }
@@ -204,13 +204,30 @@ bool Session::is_any_queue_active() const {
 }
 
 Task<void> Session::wait_for_queue(Queue& queue) {
-  while (!queue.is_stopped()) co_await progress_.wait();
+  while (!queue.is_stopped()) {
+    give_up_held();
+    co_await progress_.wait();
+  }
   std::erase(running_, &queue);
   if (is_any_queue_active()) co_return;
   // As after a reset by the guest: another chance, for it or for another session.
   device_.is_broken = false;
   poller_.remove();
   server_.give_up(*this);
+}
+
+Task<void> Session::wait_for_queues() {
+  while (is_any_queue_active()) {
+    give_up_held();
+    co_await progress_.wait();
+  }
+}
+
+// Whoever stops queues must not wait for storage that is full or unreachable: QEMU waits for its
+// answer with everything it does, for as long as it takes.
+void Session::give_up_held() {
+  for (const auto& queue : queues_) queue->give_up_held();
+  device_.executor.arm_after(held_timer_, limits::kHeldLookTime);
 }
 
 // At the end of a turn in which requests were done.

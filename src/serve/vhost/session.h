@@ -69,6 +69,8 @@ class Session {
   Task<bool> receive_exactly(std::span<std::byte> into, Message& message, bool may_end);
   Task<bool> send_answer(MessageHeader header, Answer answer);
   Task<void> wait_for_queue(Queue& queue);
+  Task<void> wait_for_queues();
+  void give_up_held();
   void stop_queues();
   bool is_any_queue_active() const;
   void publish();
@@ -109,6 +111,8 @@ class Session {
   bool is_finished_ = false;
   bool has_logged_ = false;  // one line about what the peer did wrong
 
+  // While a queue stops.
+  Timer held_timer_{[](void* self) { static_cast<Session*>(self)->progress_.notify_all(); }, this};
   Timer leave_timer_{[](void* self) { static_cast<Session*>(self)->forget_leaving_regions(); },
                      this};
 

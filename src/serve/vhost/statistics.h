@@ -47,7 +47,7 @@ struct VhostStatistics {
   std::uint64_t devices_broken = 0;
   std::uint64_t requests = 0;
   std::uint64_t requests_failed = 0;   // answered with an error
-  std::uint64_t requests_resumed = 0;  // in flight when a daemon died
+  std::uint64_t requests_resumed = 0;  // in flight when a daemon died, or held when a queue stopped
   std::uint64_t kicks = 0;             // wake-ups by the guest
   std::uint64_t calls = 0;             // interrupts for the guest
   std::uint64_t polled = 0;            // looks that found requests without a kick

@@ -20,23 +20,11 @@
 #include "base/bytes.h"
 #include "base/units.h"
 #include "io/descriptor.h"
+#include "serve/testing_bytes.h"
 #include "serve/vhost/guest_memory.h"
 #include "serve/vhost/virtio.h"
 
 namespace holdfast::vhost {
-
-using Bytes = std::vector<std::byte>;
-
-// Recognisable bytes that depend on the seed and on the position.
-inline Bytes pattern(std::size_t count, std::uint32_t seed) {
-  Bytes bytes(count);
-  std::uint32_t state = seed * 2654435761u + 1;
-  for (std::byte& byte : bytes) {
-    state = state * 1664525u + 1013904223u;
-    byte = static_cast<std::byte>(state >> 24);
-  }
-  return bytes;
-}
 
 // Shared memory as the virtual machine's process has it.
 class TestMemory {

@@ -59,6 +59,12 @@ class TestDevice final : public BlockDevice {
     waiting_.push_back(&request);
     if (!is_held_) executor_.defer(deferred_);
   }
+  bool is_holding() const override { return is_holding_; }
+  void cancel(BlockRequest& request) override {
+    if (&request == kept_ || std::erase(waiting_, &request) == 0) return;
+    cancelled_.push_back(&request);
+    executor_.defer(deferred_cancels_);
+  }
   Task<Result<std::vector<BlockExtent>>> block_status(std::uint64_t, std::uint64_t,
                                                       std::size_t) override {
     co_return Error(ErrorCode::unsupported, "not for this test");
@@ -73,6 +79,10 @@ class TestDevice final : public BlockDevice {
     is_held_ = false;
     executor_.defer(deferred_);
   }
+  // From now on it says so itself, and gives requests back when they are cancelled.
+  void set_holding(bool is_holding) { is_holding_ = is_holding; }
+  // Of those that wait now: not given back, as one that the kernel reads into memory.
+  void keep(std::size_t index) { kept_ = waiting_[index]; }
   std::size_t waiting_count() const { return waiting_.size(); }
   // Of those that wait now, any.
   void complete(std::size_t index, BlockStatus status = BlockStatus::ok) {
@@ -115,7 +125,16 @@ class TestDevice final : public BlockDevice {
   Executor& executor_;
   TestDisk& disk_;
   BlockDeviceInfo info_;
+  void complete_cancelled() {
+    for (BlockRequest* request : std::exchange(cancelled_, {})) {
+      request->on_complete(*request, BlockStatus::cancelled);
+    }
+  }
+
   std::vector<BlockRequest*> waiting_;
+  std::vector<BlockRequest*> cancelled_;
+  BlockRequest* kept_ = nullptr;
+  bool is_holding_ = false;
   bool is_held_ = false;
   BlockStatus fail_status_ = BlockStatus::ok;
   Deferred deferred_{[](void* context) {
@@ -123,6 +142,8 @@ class TestDevice final : public BlockDevice {
                        if (!self->is_held_) self->complete_all(BlockStatus::ok);
                      },
                      this};
+  Deferred deferred_cancels_{
+      [](void* context) { static_cast<TestDevice*>(context)->complete_cancelled(); }, this};
 };
 
 // Watches of eventfds that look when the test says so.

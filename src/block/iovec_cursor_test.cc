@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "volume/iovec_cursor.h"
+#include "block/iovec_cursor.h"
 
 #include <gtest/gtest.h>
 

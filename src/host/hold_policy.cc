@@ -1,0 +1,77 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "host/hold_policy.h"
+
+#include <charconv>
+
+#include "base/limits.h"
+#include "host/names.h"
+
+namespace holdfast {
+namespace {
+
+struct Unit {
+  std::string_view name;
+  Duration duration;
+};
+constexpr Unit kUnits[] = {{"ms", 1ms}, {"s", 1s}, {"m", 60s}, {"h", 3600s}};
+
+}  // namespace
+
+HoldPolicy resolve_hold_policy(const HoldSettings& volume, const HoldSettings& pool,
+                               const HoldSettings& all) {
+  const auto nearest = [&](std::optional<Duration> HoldSettings::*setting, Duration fallback) {
+    for (const HoldSettings* settings : {&volume, &pool, &all}) {
+      if ((settings->*setting).has_value()) return *(settings->*setting);
+    }
+    return fallback;
+  };
+  return {nearest(&HoldSettings::pause_after, limits::kPauseAfterDefault),
+          nearest(&HoldSettings::fail_after, kNever)};
+}
+
+Result<std::optional<Duration>> parse_hold_time(std::string_view text) {
+  if (text == "default") return std::optional<Duration>();
+  if (text == "never") return std::optional<Duration>(kNever);
+  std::uint32_t number = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
+  const std::string_view unit_name(end, static_cast<std::size_t>(text.data() + text.size() - end));
+  for (const Unit& unit : kUnits) {
+    if (error != std::errc() || unit_name != unit.name) continue;
+    const std::int64_t most = limits::kHoldTimeMax / unit.duration;
+    if (number > most || number * unit.duration < limits::kHoldTimeMin) break;
+    return std::optional<Duration>(number * unit.duration);
+  }
+  return Error(ErrorCode::invalid_argument,
+               "'" + std::string(text.substr(0, 20)) + "' is no time from " +
+                   format_hold_time(limits::kHoldTimeMin) + " to " +
+                   format_hold_time(limits::kHoldTimeMax) +
+                   "; write 25s, 500ms, 2m or 1h, or never, or default");
+}
+
+std::string format_hold_time(Duration time) {
+  if (time == kNever) return "never";
+  for (const Unit* unit = std::end(kUnits) - 1; unit != kUnits; --unit) {
+    if (time % unit->duration == Duration{}) {
+      return std::to_string(time / unit->duration) + std::string(unit->name);
+    }
+  }
+  return std::to_string(time / 1ms) + "ms";
+}
+
+Result<void> apply_hold_setting(HoldSettings& settings, std::string_view name,
+                                std::string_view value) {
+  const bool is_pause = name == "hold.pause_after";
+  if (!is_pause && name != "hold.fail_after") {
+    const std::string shown(name.substr(0, 40));
+    return Error(ErrorCode::invalid_argument,
+                 "there is no setting '" + shown + "'" +
+                     suggestion(shown, {"hold.pause_after", "hold.fail_after"}) +
+                     "; a volume has hold.pause_after and hold.fail_after");
+  }
+  auto time = parse_hold_time(value);
+  if (!time.ok()) return time.take_error().context(std::string(name));
+  (is_pause ? settings.pause_after : settings.fail_after) = time.value();
+  return {};
+}
+
+}  // namespace holdfast
