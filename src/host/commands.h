@@ -49,6 +49,17 @@ struct AttachRequest {
   bool read_only = false;
 };
 
+struct SnapshotName {
+  VolumeName volume;
+  std::string snapshot;
+  std::string to_string() const { return volume.to_string() + "@" + snapshot; }
+};
+
+struct CloneRequest {
+  SnapshotName from;
+  std::string name;  // of the new volume, in the same pool
+};
+
 // Reports. Absent: not known now (not open), not zero.
 enum class ServiceState { detached, opening, open, failed, detaching };
 
@@ -145,6 +156,16 @@ struct VolumeReport {
   std::optional<AttachmentReport> attachment;
   std::optional<HoldReport> hold;
   std::optional<VolumeCounters> counters;
+};
+
+struct SnapshotReport {
+  SnapshotName name;
+  std::uint64_t number = 0;  // the order in which they were taken
+  WallTime created;
+  std::uint64_t size_bytes = 0;
+  bool is_damaged = false;
+  bool attached = false;
+  std::vector<std::string> clones;  // names of volumes of the pool that were made from it
 };
 
 // `warning`: done, but the operator should know something; empty: nothing.

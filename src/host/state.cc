@@ -91,7 +91,7 @@ Result<HostState> decode_content(const Json& content) {
                                  WallTime{attachment.number("since_unix_seconds")}});
     const SavedAttachment& saved = state.attachments.back();
     if (!attachment.ok() || !check_name("pool", saved.pool).ok() ||
-        !check_name("volume", saved.volume).ok()) {
+        !check_attachable_name(saved.volume).ok()) {
       return damaged("an attachment's entry");
     }
   }

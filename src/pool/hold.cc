@@ -9,30 +9,39 @@ namespace holdfast {
 
 std::string_view hold_reason_text(HoldReason reason) {
   switch (reason) {
-    case HoldReason::none: return "none";
-    case HoldReason::space: return "pool full";
-    case HoldReason::path: return "path failure";
+    case HoldReason::none:
+      return "none";
+    case HoldReason::space:
+      return "pool full";
+    case HoldReason::path:
+      return "path failure";
   }
   return "unknown";
 }
 
 HoldReason sort_error(const Error& error) {
   switch (error.code()) {
-    case ErrorCode::no_space: return HoldReason::space;
-    case ErrorCode::path_failure: return HoldReason::path;
-    default: return HoldReason::none;
+    case ErrorCode::no_space:
+      return HoldReason::space;
+    case ErrorCode::path_failure:
+      return HoldReason::path;
+    default:
+      return HoldReason::none;
   }
 }
 
 HoldReason sort_errno(int error) {
   switch (error) {
     case 0:
-    case ENODATA: return HoldReason::none;
+    case ENODATA:
+      return HoldReason::none;
     case ENOSPC:
-    case EDQUOT: return HoldReason::space;
+    case EDQUOT:
+      return HoldReason::space;
     // Every other failure of a data transfer to a file that was open is taken as the path's: an
     // error that heals must not reach the guest.
-    default: return HoldReason::path;
+    default:
+      return HoldReason::path;
   }
 }
 

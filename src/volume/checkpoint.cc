@@ -96,15 +96,16 @@ Task<Result<void>> VolumeImpl::checkpoint() {
   co_return Result<void>{};
 }
 
-Task<void> VolumeImpl::checkpoint_now() {
+Task<void> VolumeImpl::checkpoint_now(SnapshotTaking* taking) {
   while (checkpoint_running_) co_await checkpoint_done_.wait();
   checkpoint_running_ = true;
   checkpoint_wanted_ = false;
-  co_await checkpoint_once();
+  co_await checkpoint_once(taking);
   victims_.clear();
   checkpoint_running_ = false;
   checkpoint_done_.notify_all();
   wake_crowded();
+  if (has_more_dead_) want_checkpoint();
   maybe_clean();
 }
 
@@ -118,14 +119,14 @@ Task<void> VolumeImpl::sync_applied() {
   }
 }
 
-Task<void> VolumeImpl::checkpoint_once() {
+Task<void> VolumeImpl::checkpoint_once(SnapshotTaking* taking) {
   Flush flush;
   co_await sync_applied();
   co_await make_page_room();
   log_.pause_apply();
   co_await sync_applied();
   co_await make_page_room();  // for pages dirtied since; rarely anything
-  freeze(flush);
+  freeze(flush, taking);
   log_.resume_apply();
 
   if (canary::kPublishBeforePagesAreDurable) co_await publish(flush.root);
@@ -145,6 +146,8 @@ Task<void> VolumeImpl::checkpoint_once() {
   for (Segment* segment : flush.filled) store_.release(*segment);
   if (!canary::kPublishBeforePagesAreDurable) co_await publish(flush.root);
   ++checkpoints_done_;
+  if (taking != nullptr) co_await publish_snapshot(flush.root, taking);
+  co_await remove_doubtful_snapshots();
   if (!canary::kFreeBeforeCheckpoint) co_await remove_dead(flush.dead);
 }
 
@@ -204,7 +207,7 @@ void VolumeImpl::assign_page(PagedArray& array, Page& page, Flush& flush) {
 
 // Children before parents; then the table, whose own places change counts in the table, until
 // nothing is left to place.
-void VolumeImpl::freeze(Flush& flush) {
+void VolumeImpl::freeze(Flush& flush, SnapshotTaking* taking) {
   for (std::uint8_t level = 0; level < format::kPageLevels; ++level) {
     while (Page* page = map_.first_dirty(level)) assign_page(map_, *page, flush);
   }
@@ -221,14 +224,21 @@ void VolumeImpl::freeze(Flush& flush) {
 
   format::Root& root = flush.root;
   root = root_;
-  root.id = root_.id.epoch == epoch_ ? RootId{id_, epoch_, root_.id.number + 1}
-                                     : RootId{id_, epoch_, 0};
+  root.id =
+      root_.id.epoch == epoch_ ? RootId{id_, epoch_, root_.id.number + 1} : RootId{id_, epoch_, 0};
   root.size_bytes = info_.size_bytes;
   root.map_top = map_.top();
   root.segment_table_top = table.top();
   root.position = log_.position();
   root.next_segment = store_.next_number();
   if (has_cold_segments_) root.incompatible_features |= format::kFeatureColdSegments;
+  if (taking != nullptr) {
+    // What dies from here on may be live in the snapshot.
+    ++newest_snapshot_.value;
+    store_.set_newest_snapshot(newest_snapshot_);
+    root.incompatible_features |= format::kFeatureSnapshots;
+  }
+  root.newest_snapshot = newest_snapshot_;
   root.page_segment = SegmentNumber{};
   root.page_segment_used_blocks = 0;
   if (!page_segments_.empty()) {
@@ -250,11 +260,14 @@ std::vector<SegmentNumber> VolumeImpl::take_dead(const format::LogPosition& posi
   for (const SegmentNumber number : candidates) {
     const SegmentEntry entry = store_.entry(number);
     if (entry.state != SegmentState::sealed || entry.live_blocks != 0) continue;
+    if (store_.is_kept(number, entry)) continue;  // until that snapshot is removed
     const bool replay_needs_it = entry.stream == SegmentStream::main && entry.epoch == epoch_ &&
                                  position.segment.value != 0 && number >= position.segment;
-    (replay_needs_it ? later : dead).push_back(number);
+    const bool is_enough = dead.size() == limits::kRemovalsPerCheckpointMax;
+    (replay_needs_it || is_enough ? later : dead).push_back(number);
   }
   candidates = std::move(later);
+  has_more_dead_ = dead.size() == limits::kRemovalsPerCheckpointMax;
   return dead;
 }
 

@@ -74,6 +74,8 @@ VolumeImpl::Garbage VolumeImpl::measure_garbage() {
   double best = 0;
   store_.for_each_entry([&](SegmentNumber number, const SegmentEntry& entry) {
     if (entry.state != SegmentState::sealed || entry.live_blocks == 0) return;
+    // To clean it would free nothing.
+    if (store_.is_pinned(number) || store_.is_foreign(number)) return;
     const std::uint64_t blocks = std::max(entry.used_blocks, entry.live_blocks);
     found.sealed_blocks += blocks;
     found.live_blocks += entry.live_blocks;
@@ -100,7 +102,8 @@ bool VolumeImpl::wants_cleaning(const Garbage& garbage, std::uint32_t percent) c
 
 // Called where garbage may have grown: cheap unless the number of segments has changed.
 void VolumeImpl::maybe_clean() {
-  if (cleaning_ || closing_ || !serving_ || options_.cleaner_start_percent > 100) return;
+  if (cleaning_ || closing_ || rolling_back_ || !serving_ || options_.cleaner_start_percent > 100)
+    return;
   if (store_.segment_count() == segments_when_measured_ &&
       hold_.state().reason != HoldReason::space) {
     return;
@@ -113,7 +116,7 @@ void VolumeImpl::maybe_clean() {
 
 Task<void> VolumeImpl::clean() {
   Backoff backoff;
-  while (!closing_) {
+  while (!closing_ && !rolling_back_) {
     const Garbage garbage = measure_garbage();
     if (!wants_cleaning(garbage, options_.cleaner_stop_percent)) break;
     clean_urgency_ = urgency(garbage);

@@ -88,7 +88,9 @@ LogRecord* MainLog::open_record(BlockNumber first) {
   return open_;
 }
 
-void MainLog::filled() { executor_.defer(turn_end_); }
+void MainLog::filled() {
+  executor_.defer(turn_end_);
+}
 
 void MainLog::on_turn_end(void* context) {
   auto* self = static_cast<MainLog*>(context);
@@ -133,9 +135,8 @@ bool MainLog::place(LogRecord& record) {
   record.has_place = true;
   if (next_block_ == 0) current_->first_sequence = record.sequence;
   next_block_ += record.used_blocks;
-  record.builder.finish({options_.volume, epoch_, current_->number, record.block_index,
-                         record.sequence},
-                        synced_);
+  record.builder.finish(
+      {options_.volume, epoch_, current_->number, record.block_index, record.sequence}, synced_);
   if (next_block_ > options_.segment_blocks / 2 && !spare_failed_) want_spare();
   return true;
 }
@@ -460,9 +461,8 @@ const std::byte* MainLog::find_retained(BlockLocation location) {
     for (LogRecord* record = list->front(); record != nullptr; record = list->next(*record)) {
       const BlockLocation first =
           !record->old_payload.is_hole() ? record->old_payload
-          : record->has_place
-              ? BlockLocation::at(record->segment->number, record->block_index + 1)
-              : BlockLocation::hole();
+          : record->has_place ? BlockLocation::at(record->segment->number, record->block_index + 1)
+                              : BlockLocation::hole();
       if (first.is_hole() || location.raw < first.raw ||
           location.raw >= first.raw + record->used_blocks - 1) {
         continue;

@@ -8,6 +8,7 @@
 #include "base/assert.h"
 #include "base/log.h"
 #include "io/file_io.h"
+#include "volume/canary.h"
 
 namespace holdfast {
 
@@ -40,7 +41,7 @@ Task<Result<void>> SegmentStore::load_table(format::BlockLocation top) {
     CO_TRY(co_await load_table_pages(kPageLevels - 1, 0));
   }
   for_each_entry([this](SegmentNumber number, const SegmentEntry& found) {
-    ++segment_count_;
+    if (!is_foreign(number)) ++segment_count_;
     live_blocks_ += found.live_blocks;
     if (found.state == SegmentState::sealed && found.live_blocks == 0) {
       dead_candidates_.push_back(number);
@@ -93,6 +94,7 @@ void SegmentStore::set_entry(SegmentNumber segment, const SegmentEntry& entry) {
       format::load_segment_entry(format::segment_entry_at(page->image, slot));
   format::store_segment_entry(format::segment_entry_at(table_.writable(*page), slot), entry);
   live_blocks_ = live_blocks_ - before.live_blocks + entry.live_blocks;
+  if (is_foreign(segment)) return;
   if (before.state == SegmentState::absent && entry.state != SegmentState::absent) {
     ++segment_count_;
   }
@@ -135,7 +137,49 @@ void SegmentStore::add_live(SegmentNumber segment, std::int64_t blocks) {
   store_little(at + kLiveOffset, static_cast<std::uint32_t>(live));
   live_blocks_ = static_cast<std::uint64_t>(static_cast<std::int64_t>(live_blocks_) + blocks);
   if (live == 0 && at[kStateOffset] == static_cast<std::byte>(SegmentState::sealed)) {
-    dead_candidates_.push_back(segment);
+    set_died(at, segment);
+  }
+}
+
+void SegmentStore::set_died(std::byte* entry, SegmentNumber segment) {
+  constexpr std::size_t kDiedAfterOffset = 24;
+  store_little(entry + kDiedAfterOffset, newest_snapshot_.value);
+  dead_candidates_.push_back(segment);
+}
+
+// --- Snapshots ---
+
+void SegmentStore::keep_for(SnapshotNumber snapshot, SegmentNumber next_segment) {
+  const auto at = std::lower_bound(
+      snapshots_.begin(), snapshots_.end(), snapshot,
+      [](const KeptSnapshot& kept, SnapshotNumber number) { return kept.number < number; });
+  snapshots_.insert(at, KeptSnapshot{snapshot, next_segment});
+}
+
+void SegmentStore::forget_snapshot(SnapshotNumber snapshot) {
+  std::erase_if(snapshots_, [&](const KeptSnapshot& kept) { return kept.number == snapshot; });
+}
+
+bool SegmentStore::is_kept(SegmentNumber number, const SegmentEntry& entry) const {
+  if (canary::kFreeWhatSnapshotsNeed) return false;
+  // The newest that may need it knows the most segments.
+  const auto behind = std::upper_bound(
+      snapshots_.begin(), snapshots_.end(), entry.died_after,
+      [](SnapshotNumber died_after, const KeptSnapshot& kept) { return died_after < kept.number; });
+  return behind != snapshots_.begin() && number < std::prev(behind)->next_segment;
+}
+
+void SegmentStore::find_dead() {
+  for_each_entry([this](SegmentNumber number, const SegmentEntry& found) {
+    if (found.state != SegmentState::sealed || found.live_blocks != 0) return;
+    if (!is_kept(number, found)) dead_candidates_.push_back(number);
+  });
+}
+
+void SegmentStore::for_each_table_page(
+    const std::function<void(format::BlockLocation)>& visit) const {
+  for (const Page* page : pinned_) {
+    if (page->location.is_stored()) visit(page->location);
   }
 }
 
@@ -194,15 +238,20 @@ void SegmentStore::seal(SegmentNumber segment, std::uint32_t used_blocks) {
   HOLDFAST_ASSERT(found.state == SegmentState::open);
   found.state = SegmentState::sealed;
   found.used_blocks = used_blocks;
+  if (found.live_blocks == 0) {
+    found.died_after = newest_snapshot_;
+    dead_candidates_.push_back(segment);
+  }
   set_entry(segment, found);
-  if (found.live_blocks == 0) dead_candidates_.push_back(segment);
 }
 
 Task<Result<void>> SegmentStore::remove(SegmentNumber segment) {
   const SegmentEntry found = entry(segment);
   HOLDFAST_ASSERT(found.state != SegmentState::absent && found.live_blocks == 0);
-  const SegmentId id{volume_, found.epoch, segment};
-  CO_TRY(co_await remove_listed(id));
+  const SegmentId id = segment_id(segment);
+  if (!is_foreign(segment)) {
+    CO_TRY(co_await remove_listed(id));
+  }
   set_entry(segment, SegmentEntry{});
   co_return Result<void>{};
 }
@@ -237,7 +286,7 @@ Task<Result<Segment*>> SegmentStore::acquire(SegmentNumber segment) {
   if (Segment* opened = try_acquire(segment); opened != nullptr) co_return opened;
   auto owned = std::make_unique<Segment>();
   owned->number = segment;
-  owned->epoch = epoch_of(segment);
+  owned->epoch = segment_id(segment).epoch;
   owned->file = std::move(file);
   owned->users = 1;
   Segment* const opened = owned.get();
@@ -245,11 +294,23 @@ Task<Result<Segment*>> SegmentStore::acquire(SegmentNumber segment) {
   co_return opened;
 }
 
+Task<Result<std::unique_ptr<File>>> SegmentStore::try_open(SegmentNumber segment, bool writable) {
+  SegmentId id = segment_id(segment);
+  if (id.epoch.value == 0 && id.volume != volume_) {
+    // The table knows the epochs of an ancestor's segments, but first its pages must be found.
+    CO_TRY_ASSIGN(const std::vector<SegmentId> listed, co_await pool_.list_segments(id.volume));
+    for (const SegmentId& each : listed) {
+      if (segment_id(each.number).volume == id.volume) listed_[each.number.value] = each.epoch;
+    }
+    id = segment_id(segment);
+  }
+  co_return co_await pool_.open_segment(id, writable);
+}
+
 Task<Result<std::unique_ptr<File>>> SegmentStore::open_file(SegmentNumber segment, bool writable) {
-  const SegmentId id{volume_, epoch_of(segment), segment};
   HoldTracker::Operation held(hold_);
   for (;;) {
-    Result<std::unique_ptr<File>> file = co_await pool_.open_segment(id, writable);
+    Result<std::unique_ptr<File>> file = co_await try_open(segment, writable);
     if (file.ok()) {
       grow_handles_max();
       co_return file;
@@ -258,7 +319,8 @@ Task<Result<std::unique_ptr<File>>> SegmentStore::open_file(SegmentNumber segmen
     if (code == ErrorCode::corrupt) co_return file;
     if (code == ErrorCode::not_found) {
       // Missing for good, or is the whole volume out of sight, as when a mount has gone?
-      const Result<std::vector<RootId>> roots = co_await pool_.list_roots(volume_);
+      const Result<std::vector<RootId>> roots =
+          co_await pool_.list_roots(segment_id(segment).volume);
       if (roots.ok() && !roots->empty()) co_return file;
     }
     give_up_handles();
@@ -317,14 +379,25 @@ Task<Result<void>> SegmentStore::read_block(format::BlockLocation location,
   co_return Result<void>{};
 }
 
-Epoch SegmentStore::epoch_of(SegmentNumber segment) const {
+SegmentId SegmentStore::segment_id(SegmentNumber segment) const {
+  SegmentId id{volume_, Epoch{}, segment};
+  for (const format::Ancestor& ancestor : lineage_) {
+    if (segment < ancestor.end_segment) {
+      id.volume = ancestor.volume;
+      break;
+    }
+  }
   const std::byte* at = entry_bytes(segment);
   if (at != nullptr) {
     const SegmentEntry found = format::load_segment_entry(at);
-    if (found.state != SegmentState::absent) return found.epoch;
+    if (found.state != SegmentState::absent) {
+      id.epoch = found.epoch;
+      return id;
+    }
   }
   const auto listed = listed_.find(segment.value);
-  return listed == listed_.end() ? Epoch{} : listed->second;
+  if (listed != listed_.end()) id.epoch = listed->second;
+  return id;
 }
 
 }  // namespace holdfast

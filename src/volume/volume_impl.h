@@ -2,7 +2,7 @@
 //
 // Volume's implementation: puts the main log, the map, the segment store and checkpoints together.
 // Split over volume.cc (life, admission, flush), write_op.cc, read_op.cc, checkpoint.cc,
-// recovery.cc.
+// cleaner.cc, snapshot.cc, recovery.cc.
 //
 // Memory: everything is bounded by VolumeOptions and limits.h; an idle volume gives its buffers
 // back. Thread: the executor's.
@@ -17,6 +17,7 @@
 #include <vector>
 
 #include "format/root.h"
+#include "format/snapshot.h"
 #include "volume/main_log.h"
 #include "volume/operations.h"
 #include "volume/page_memory.h"
@@ -41,11 +42,19 @@ class VolumeImpl final : public Volume, private MainLogClient {
   Task<Result<void>> resize(std::uint64_t size_bytes) override;
   Task<Result<void>> checkpoint() override;
   VolumeStatistics statistics() const override;
+  Task<Result<SnapshotInfo>> create_snapshot(std::string name) override;
+  Task<Result<void>> remove_snapshot(std::string name) override;
+  Task<Result<void>> rollback(std::string name) override;
+  std::vector<SnapshotInfo> snapshots() const override;
+  Task<Result<void>> pause(Duration patience) override;
+  void go_on() override { resume(); }
 
   // recovery.cc
   // `roots`: all that the pool lists; `begin`: when opening began.
   Task<Result<void>> recover(const std::vector<RootId>& roots, MonotonicTime begin);
   void set_name(const std::string& name);
+  // snapshot.cc: serves the root given to the constructor, for reading only.
+  Task<Result<void>> serve_view();
 
  private:
   // volume.cc: admission and completion
@@ -113,21 +122,31 @@ class VolumeImpl final : public Volume, private MainLogClient {
   void after_activity();
   static void on_idle_timer(void* context);
   Task<void> release_idle_memory();
-  Task<void> checkpoint_now();
-  Task<void> checkpoint_once();
+  struct SnapshotTaking;
+  Task<void> checkpoint_now(SnapshotTaking* taking = nullptr);
+  Task<void> checkpoint_once(SnapshotTaking* taking);
   Task<void> sync_applied();
   std::uint64_t page_room() const;
   std::uint64_t page_room_needed() const;
   Task<void> make_page_room();
   format::BlockLocation take_page_place(Flush& flush, SegmentNumber& filled);
   void assign_page(PagedArray& array, Page& page, Flush& flush);
-  void freeze(Flush& flush);
+  void freeze(Flush& flush, SnapshotTaking* taking);
   std::vector<SegmentNumber> take_dead(const format::LogPosition& position);
   Task<void> write_pages(Flush& flush);
   Task<void> write_page_runs(Flush* flush);
   Task<int> sync_pages(Flush& flush);
   Task<void> publish(const format::Root& root);
   Task<void> remove_dead(std::vector<SegmentNumber> dead);
+
+  // snapshot.cc
+  struct TableSum;
+  Task<Result<void>> load_snapshots();
+  Task<void> publish_snapshot(const format::Root& root, SnapshotTaking* taking);
+  Task<void> remove_doubtful_snapshots();
+  Task<Result<void>> sum_table(PagedArray* table, std::uint8_t level, std::uint64_t index,
+                               TableSum* sum);
+  Task<Result<void>> take_back(const format::Root& root);
 
   // cleaner.cc
   struct Cleaning;
@@ -231,9 +250,10 @@ class VolumeImpl final : public Volume, private MainLogClient {
   // Checkpoints.
   bool checkpoint_running_ = false;
   bool checkpoint_wanted_ = false;
+  bool has_more_dead_ = false;
   std::uint64_t checkpoints_done_ = 0;
   std::uint64_t log_bytes_at_checkpoint_ = 0;
-  Sequence checkpoint_sequence_;  // applied as of the newest root
+  Sequence checkpoint_sequence_;   // applied as of the newest root
   MonotonicTime last_activity_{};  // something was applied
   MonotonicTime last_request_{};   // a request came
   struct PageSegment {
@@ -244,6 +264,12 @@ class VolumeImpl final : public Volume, private MainLogClient {
   std::vector<RootId> old_roots_;           // published and superseded, to be removed
   Condition checkpoint_done_;
   Timer idle_timer_;
+  // Snapshots.
+  std::vector<format::Snapshot> snapshots_;  // numbers ascend; damaged ones have no segment size
+  SnapshotNumber newest_snapshot_;           // ever taken
+  std::vector<SnapshotNumber> doubtful_snapshots_;  // failed, but may be there after a crash
+  bool is_view_ = false;                            // of a snapshot: nothing is ever written
+  bool rolling_back_ = false;
   // The cleaner.
   struct ColdSegment {
     Segment* segment = nullptr;  // null: none is open
