@@ -61,6 +61,7 @@ _holdfast() {
     pool/create) options+=" --shared --segment-size" ;;
     volume/create) options+=" --size --thick" ;;
     volume/resize) options+=" --size --force" ;;
+    diff/*) options+=" --since" ;;
     attach/*) options+=" --nbd --vhost --read-only" ;;
     status/*) options+=" --watch" ;;
   esac
@@ -69,7 +70,7 @@ _holdfast() {
     return
   fi
   if ((count == 0)); then
-    candidates="pool volume snapshot clone attach detach status completion --help --version"
+    candidates="pool volume snapshot clone diff attach detach status completion --help --version"
   elif ((count == 1)); then
     case $command in
       pool) candidates="create open list show close" ;;
@@ -77,7 +78,7 @@ _holdfast() {
       snapshot) candidates="create list remove rollback" ;;
       clone) candidates=$(_holdfast_names snapshots) ;;
       completion) candidates="bash" ;;
-      attach | detach) candidates="$(_holdfast_names volumes) $(_holdfast_names snapshots)" ;;
+      attach | detach | diff) candidates="$(_holdfast_names volumes) $(_holdfast_names snapshots)" ;;
     esac
   elif ((count == 2)); then
     case "$command/$verb" in

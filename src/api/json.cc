@@ -190,6 +190,18 @@ Json to_json(const AttachAnswer& answer) {
           {"warning", text_or_null(answer.warning)}};
 }
 
+Json to_json(const DiffReport& report) {
+  Json extents = Json::array();
+  for (const DiffReport::Extent& extent : report.extents) {
+    extents.push_back({{"offset_bytes", extent.offset_bytes},
+                       {"length_bytes", extent.length_bytes},
+                       {"type", extent.is_zero ? "zero" : "data"}});
+  }
+  return {{"size_bytes", report.size_bytes},
+          {"extents", extents},
+          {"next_bytes", or_null(report.next_bytes)}};
+}
+
 Json limits_to_json() {
   return {{"pools", limits::kPoolsMax},
           {"volumes_per_pool", limits::kVolumesPerPoolMax},

@@ -25,6 +25,7 @@ Json to_json(const AttachmentReport& report);
 Json to_json(const SnapshotReport& report);
 Json to_json(const std::vector<SnapshotReport>& reports);
 Json to_json(const AttachAnswer& answer);
+Json to_json(const DiffReport& report);
 Json limits_to_json();
 Json text_or_null(const std::string& text);
 

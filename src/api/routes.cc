@@ -196,12 +196,24 @@ Result<Json> clone_snapshot(const Call& call) {
       [request](Host& host) { return host.clone_volume(request); })));
 }
 
+Result<Json> diff_volume(const Call& call) {
+  const BodyReader body =
+      TRY(BodyReader::parse(call.request.body, {"snapshot", "since", "offset_bytes"}));
+  DiffQuery query;
+  query.volume = call.volume_name();
+  query.snapshot = TRY(body.text_or("snapshot", ""));
+  query.since = TRY(body.text_or("since", ""));
+  query.offset_bytes = TRY(body.number_or("offset_bytes", 0));
+  return to_json(
+      TRY(call.host().call<DiffReport>([query](Host& host) { return host.diff_volume(query); })));
+}
+
 struct Route {
   RouteDescription description;
   Result<Json> (*handler)(const Call& call);
 };
 
-constexpr std::array<Route, 18> kRoutes = {{
+constexpr std::array<Route, 19> kRoutes = {{
     {{"GET", "/v1/status", "The daemon, its pools and what it serves", 200}, get_status},
     {{"GET", "/v1/pools", "The open pools", 200}, get_pools},
     {{"POST", "/v1/pools", "Open a pool, or create one", 200}, post_pools},
@@ -233,6 +245,8 @@ constexpr std::array<Route, 18> kRoutes = {{
     {{"POST", "/v1/pools/{pool}/volumes/{volume}/snapshots/{snapshot}/clone",
       "Make a volume that begins as a snapshot", 201},
      clone_snapshot},
+    {{"POST", "/v1/pools/{pool}/volumes/{volume}/diff", "Where content differs, part by part", 200},
+     diff_volume},
 }};
 
 std::string_view next_part(std::string_view& path) {

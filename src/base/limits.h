@@ -26,6 +26,7 @@ inline constexpr std::size_t kPoolsMax = 64;
 inline constexpr std::size_t kSnapshotsPerVolumeMax = 4096;
 inline constexpr std::size_t kSnapshotGroupMax = 64;  // volumes whose snapshots are one moment
 inline constexpr Duration kSnapshotPauseTime = 5s;    // for their requests to come to an end
+inline constexpr std::size_t kDiffExtentsMax = 8192;    // of one answer; the next continues
 inline constexpr std::size_t kCloneDepthMax = 1000;   // ancestors whose segments a clone refers to
 
 // Records: one header block, then payload.

@@ -45,6 +45,7 @@ struct Arguments {
   std::string segment_size;
   std::string new_name;
   std::vector<std::string> names;
+  std::string since;
   bool shared = false;
   bool thick = false;
   bool force = false;
@@ -428,6 +429,40 @@ class Commands {
     });
   }
 
+  // Part by part; all is printed at the end, so that a failure leaves no half of it.
+  int diff(Client& client) {
+    const std::size_t at = arguments_.name.find('@');
+    const Names volume = parse_volume_name(arguments_.name.substr(0, at));
+    Json body = {{"snapshot", at == std::string::npos ? "" : arguments_.name.substr(at + 1)},
+                 {"since", arguments_.since}};
+    Json all = nullptr;
+    for (;;) {
+      const auto part = client.call("POST", volume.target() + "/diff", body);
+      if (!part.has_value()) return kRefused;
+      if (all.is_null()) {
+        all = {{"size_bytes", part->value("size_bytes", Json())}, {"extents", Json::array()}};
+      }
+      for (const Json& extent : part->value("extents", Json::array())) {
+        all["extents"].push_back(extent);
+      }
+      const Json next = part->value("next_bytes", Json());
+      if (!next.is_number()) return client.print(all, diff_table);
+      body["offset_bytes"] = next;
+    }
+  }
+
+  void add_diff_command() {
+    CLI::App* command = leaf(&app_, "diff", "Where a volume or snapshot differs from an older one",
+                             [this](Client& client) { return diff(client); });
+    command->add_option("volume", arguments_.name, "What to look at")
+        ->option_text("POOL/VOLUME[@SNAPSHOT]")
+        ->required();
+    command
+        ->add_option("--since", arguments_.since,
+                     "The older snapshot; without it, all that has content")
+        ->type_name("SNAPSHOT");
+  }
+
   void add_snapshot_commands() {
     CLI::App* snapshot = app_.add_subcommand("snapshot", "What a volume held at a moment");
     snapshot->require_subcommand(1);
@@ -475,6 +510,7 @@ class Commands {
                                                  "The clone is ready; attach it to serve it");
                             });
         });
+    add_diff_command();
     add_snapshot_name(clone);
     clone->add_option("new", arguments_.new_name, "The new volume")
         ->option_text("POOL/NEW")

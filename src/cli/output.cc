@@ -191,6 +191,19 @@ std::string snapshot_table(const Json& snapshots) {
   return table.text();
 }
 
+std::string diff_table(const Json& diff) {
+  Table table({{"OFFSET", Table::Align::right}, {"LENGTH", Table::Align::right}, {"TYPE"}});
+  std::uint64_t total_bytes = 0;
+  for (const Json& extent : member(diff, "extents")) {
+    table.add({number_of(extent, "offset_bytes"), number_of(extent, "length_bytes"),
+               text_of(extent, "type")});
+    const Json& length = member(extent, "length_bytes");
+    if (length.is_number()) total_bytes += length.get<std::uint64_t>();
+  }
+  if (table.empty()) return "Nothing differs.\n";
+  return table.text() + format_bytes(total_bytes) + " of " + bytes_of(diff, "size_bytes") + "\n";
+}
+
 std::string pool_details(const Json& pool) {
   Details details;
   details.add("pool", text_of(pool, "name"));

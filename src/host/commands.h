@@ -60,6 +60,13 @@ struct CloneRequest {
   std::string name;  // of the new volume, in the same pool
 };
 
+struct DiffQuery {
+  VolumeName volume;
+  std::string snapshot;  // empty: the volume as it is now
+  std::string since;     // empty: since it had no content
+  std::uint64_t offset_bytes = 0;
+};
+
 // Reports. Absent: not known now (not open), not zero.
 enum class ServiceState { detached, opening, open, failed, detaching };
 
@@ -166,6 +173,17 @@ struct SnapshotReport {
   bool is_damaged = false;
   bool attached = false;
   std::vector<std::string> clones;  // names of volumes of the pool that were made from it
+};
+
+struct DiffReport {
+  struct Extent {
+    std::uint64_t offset_bytes = 0;
+    std::uint64_t length_bytes = 0;
+    bool is_zero = false;
+  };
+  std::vector<Extent> extents;
+  std::uint64_t size_bytes = 0;
+  std::optional<std::uint64_t> next_bytes;  // where the next part begins
 };
 
 // `warning`: done, but the operator should know something; empty: nothing.

@@ -76,6 +76,7 @@ class Host {
   Task<Result<DoneAnswer>> remove_snapshot(SnapshotName name);
   Task<Result<VolumeReport>> rollback(SnapshotName name);
   Task<Result<VolumeReport>> clone_volume(CloneRequest request);
+  Task<Result<DiffReport>> diff_volume(DiffQuery query);
 
   // A volume, or a snapshot ("disk1@monday" as the volume), which is served read-only.
   Task<Result<AttachAnswer>> attach(AttachRequest request);

@@ -2,6 +2,7 @@
 //
 // Commands on snapshots, and clones.
 #include <algorithm>
+#include <memory>
 #include <set>
 
 #include "base/log.h"
@@ -19,6 +20,11 @@ Task<Result<void>> take_one(Volume* volume, std::string name) {
 
 Task<Result<void>> go_on(Volume* volume) {
   volume->go_on();
+  co_return Result<void>{};
+}
+
+Task<Result<void>> diff_into(Volume* volume, DiffRequest request, std::shared_ptr<DiffPart> part) {
+  CO_TRY_ASSIGN(*part, co_await volume->diff(std::move(request)));
   co_return Result<void>{};
 }
 
@@ -175,6 +181,7 @@ Task<Result<std::vector<SnapshotReport>>> Host::report_snapshots(
         if (volume.id == mark.clone) report.clones.push_back(volume.name);
       }
     }
+    std::sort(report.clones.begin(), report.clones.end());
     reports.push_back(std::move(report));
   }
   co_return reports;
@@ -280,6 +287,26 @@ Task<Result<VolumeReport>> Host::clone_volume(CloneRequest request) {
   CO_TRY_ASSIGN(VolumeRecord made, co_await find_volume(*entry->pool, std::move(name)));
   name = target;
   co_return co_await report_volume(*entry->pool, std::move(name), std::move(made));
+}
+
+Task<Result<DiffReport>> Host::diff_volume(DiffQuery query) {
+  std::string full_name = query.volume.to_string();
+  const NameLocks::Lock lock = co_await locks_.acquire(std::move(full_name));
+  CO_TRY(check_running());
+  DiffRequest request;
+  request.snapshot = query.snapshot;
+  request.since = query.since;
+  request.offset_bytes = query.offset_bytes;
+  auto part = std::make_shared<DiffPart>();  // the volume's loop fills it in
+  VolumeAct act = [request, part](Volume& volume) { return diff_into(&volume, request, part); };
+  CO_TRY(co_await with_volume(std::move(query.volume), std::move(act)));
+  DiffReport report;
+  for (const DiffExtent& extent : part->extents) {
+    report.extents.push_back({extent.offset_bytes, extent.length_bytes, extent.is_zero});
+  }
+  report.size_bytes = part->size_bytes;
+  report.next_bytes = part->next_bytes;
+  co_return report;
 }
 
 // A volume that is to be removed must have no snapshot: clones may read from one, and somebody

@@ -28,6 +28,7 @@ using format::Snapshot;
 
 struct VolumeImpl::SnapshotTaking {
   Snapshot snapshot;
+  bool is_stored = true;  // else it is kept in memory only
   Result<void> result;
 };
 
@@ -130,6 +131,7 @@ Task<void> VolumeImpl::publish_snapshot(const format::Root& root, SnapshotTaking
   snapshot.number = root.newest_snapshot;
   snapshot.root = root;
   store_.keep_for(snapshot.number, root.next_segment);
+  if (!taking->is_stored) co_return;
   std::vector<std::byte> bytes = format::encode_snapshot(snapshot);
   const SnapshotId id{id_, snapshot.number};
   taking->result = co_await pool_.publish_snapshot(id, std::move(bytes));
@@ -149,9 +151,26 @@ Task<void> VolumeImpl::remove_doubtful_snapshots() {
     const Result<void> removed = co_await pool_.remove_snapshot(id);
     if (!removed.ok()) co_return;  // again after the next checkpoint
     doubtful_snapshots_.pop_back();
-    store_.forget_snapshot(number);
-    store_.find_dead();
+    forget_kept(number);
   }
+}
+
+Task<Snapshot> VolumeImpl::keep_now() {
+  SnapshotTaking taking;
+  taking.is_stored = false;
+  co_await checkpoint_now(&taking);
+  co_return std::move(taking.snapshot);
+}
+
+void VolumeImpl::forget_kept(SnapshotNumber number) {
+  store_.forget_snapshot(number);
+  store_.find_dead();
+}
+
+Result<const Snapshot*> VolumeImpl::intact_snapshot(const std::string& name) const {
+  const Snapshot* const found = TRY(find_by_name(snapshots_, name));
+  TRY(check_is_intact(*found));
+  return found;
 }
 
 Task<Result<void>> VolumeImpl::remove_snapshot(std::string name) {
@@ -159,8 +178,7 @@ Task<Result<void>> VolumeImpl::remove_snapshot(std::string name) {
   const SnapshotId id{id_, found->number};
   CO_TRY(co_await pool_.remove_snapshot(id));
   std::erase_if(snapshots_, [&](const Snapshot& each) { return each.number == id.number; });
-  store_.forget_snapshot(id.number);
-  store_.find_dead();
+  forget_kept(id.number);
   if (!closing_) want_checkpoint();  // which frees it
   co_return Result<void>{};
 }
@@ -297,8 +315,7 @@ Task<Result<void>> VolumeImpl::take_back(const format::Root& root) {
 }
 
 Task<Result<void>> VolumeImpl::rollback(std::string name) {
-  CO_TRY_ASSIGN(const Snapshot* const found, find_by_name(snapshots_, name));
-  CO_TRY(check_is_intact(*found));
+  CO_TRY_ASSIGN(const Snapshot* const found, intact_snapshot(name));
   const format::Root root = found->root;
   if (closing_ || rolling_back_) co_return Error(ErrorCode::busy, "the volume is busy; try again");
   rolling_back_ = true;

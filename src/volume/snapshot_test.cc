@@ -366,5 +366,59 @@ TEST_F(SnapshotTest, ACloneIsFilledRolledBackAndCleanedLikeAnyVolume) {
   expect_snapshot(1, "base", head_);
 }
 
+std::map<std::uint64_t, bool> blocks_of(const DiffPart& part) {
+  std::map<std::uint64_t, bool> blocks;  // and whether it is zero
+  for (const DiffExtent& extent : part.extents) {
+    for (std::uint64_t at = 0; at < extent.length_bytes; at += kBlockBytes) {
+      blocks[(extent.offset_bytes + at) / kBlockBytes] = extent.is_zero;
+    }
+  }
+  return blocks;
+}
+
+TEST_F(SnapshotTest, ADiffNamesExactlyWhatWasWrittenOrDropped) {
+  fill(*volume_, head_, 700);
+  wait_for_cleaning();
+  take("old");
+  std::map<std::uint64_t, bool> expected;
+  for (int i = 0; i < 50; ++i) {
+    const std::uint64_t block = random_() % kBlocks;
+    write(*volume_, head_, block, static_cast<std::uint8_t>(i));
+    expected[block] = false;
+  }
+  ASSERT_EQ(submit(*volume_, BlockOperation::discard, 5, nullptr), BlockStatus::ok);
+  expected[5] = true;
+  ASSERT_EQ(submit(*volume_, BlockOperation::discard, kBlocks - 1, nullptr), BlockStatus::ok);
+  if (expected.erase(kBlocks - 1) != 0) GTEST_SKIP() << "the draw hit the block that stays empty";
+  take("new");
+  for (int round = 0; round < 3; ++round) fill(*volume_, head_);
+  wait_for_cleaning();
+
+  const auto since = run(volume_->diff({"new", "old", 0}));
+  ASSERT_TRUE(since.ok()) << since.error().message();
+  EXPECT_EQ(blocks_of(since.value()), expected);
+  EXPECT_FALSE(since->next_bytes.has_value());
+  const auto back = run(volume_->diff({"old", "new", 0}));
+  ASSERT_TRUE(back.ok());
+  EXPECT_EQ(blocks_of(back.value()).size(), expected.size()) << "the same blocks, either way";
+  const auto same = run(volume_->diff({"old", "old", 0}));
+  EXPECT_TRUE(same->extents.empty());
+  const auto all = run(volume_->diff({"old", "", 0}));
+  ASSERT_TRUE(all.ok());
+  EXPECT_EQ(blocks_of(all.value()).size(), 700u);
+  EXPECT_EQ(all->extents.size(), 1u) << "neighbours are one extent";
+  const auto head = run(volume_->diff({"", "new", 0}));
+  ASSERT_TRUE(head.ok());
+  EXPECT_EQ(blocks_of(head.value()).size(), kBlocks);
+  const auto rest = run(volume_->diff({"", "new", (kBlocks - 3) * kBlockBytes}));
+  EXPECT_EQ(blocks_of(rest.value()).size(), 3u);
+  EXPECT_EQ(run(volume_->diff({"none", "", 0})).error().code(), ErrorCode::not_found);
+  const std::size_t with_both = files(1, "seg-");
+  ASSERT_TRUE(run(volume_->remove_snapshot("old")).ok());
+  ASSERT_TRUE(run(volume_->remove_snapshot("new")).ok());
+  wait_for_cleaning();
+  EXPECT_LT(files(1, "seg-"), with_both) << "a diff keeps nothing when it is over";
+}
+
 }  // namespace
 }  // namespace holdfast

@@ -47,6 +47,23 @@ struct VolumeCloneOptions {
   std::string name;
 };
 
+// What a diff asks, and a part of its answer: the runs of blocks that differ, ascending.
+struct DiffRequest {
+  std::string snapshot;            // empty: the volume as it is now
+  std::string since;               // a snapshot; empty: since it had no content
+  std::uint64_t offset_bytes = 0;  // from here on
+};
+struct DiffExtent {
+  std::uint64_t offset_bytes = 0;
+  std::uint64_t length_bytes = 0;
+  bool is_zero = false;  // reads as zeros now
+};
+struct DiffPart {
+  std::vector<DiffExtent> extents;          // at most limits::kDiffExtentsMax
+  std::uint64_t size_bytes = 0;             // of what was asked for
+  std::optional<std::uint64_t> next_bytes;  // ask again from here; nothing: that was all
+};
+
 struct VolumeOptions {
   // The page cache shared by the volumes of one executor; it outlives them. Without one the volume
   // has its own of page_cache_bytes.
@@ -118,6 +135,9 @@ class Volume : public BlockDevice {
   virtual Task<Result<SnapshotInfo>> create_snapshot(std::string name) = 0;
   virtual Task<Result<void>> remove_snapshot(std::string name) = 0;
   virtual Task<Result<void>> rollback(std::string name) = 0;
+  // In proportion to what differs, not to sizes. Blocks that were written with the same bytes
+  // differ, too. corrupt: a page of a map that had to be read is damaged.
+  virtual Task<Result<DiffPart>> diff(DiffRequest request) = 0;
   virtual std::vector<SnapshotInfo> snapshots() const = 0;  // in the order they were taken
   // For snapshots of several volumes at one time: from pause() to go_on() no request is admitted,
   // and none is under way. busy: it could not come to rest within `patience`.

@@ -45,6 +45,7 @@ class VolumeImpl final : public Volume, private MainLogClient {
   Task<Result<SnapshotInfo>> create_snapshot(std::string name) override;
   Task<Result<void>> remove_snapshot(std::string name) override;
   Task<Result<void>> rollback(std::string name) override;
+  Task<Result<DiffPart>> diff(DiffRequest request) override;
   std::vector<SnapshotInfo> snapshots() const override;
   Task<Result<void>> pause(Duration patience) override;
   void go_on() override { resume(); }
@@ -143,10 +144,21 @@ class VolumeImpl final : public Volume, private MainLogClient {
   struct TableSum;
   Task<Result<void>> load_snapshots();
   Task<void> publish_snapshot(const format::Root& root, SnapshotTaking* taking);
+  Result<const format::Snapshot*> intact_snapshot(const std::string& name) const;
+  // Keeps the volume as it is now, in memory only, until forget_kept().
+  Task<format::Snapshot> keep_now();
+  void forget_kept(SnapshotNumber number);
   Task<void> remove_doubtful_snapshots();
   Task<Result<void>> sum_table(PagedArray* table, std::uint8_t level, std::uint64_t index,
                                TableSum* sum);
   Task<Result<void>> take_back(const format::Root& root);
+
+  // diff.cc
+  struct Diff;
+  Task<Result<DiffPart>> diff_roots(const format::Root* from, const format::Root* to,
+                                    std::uint64_t offset_bytes);
+  Task<void> diff_level(Diff* diff);
+  Task<void> diff_pages(Diff* diff);
 
   // cleaner.cc
   struct Cleaning;
