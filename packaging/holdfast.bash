@@ -3,7 +3,7 @@
 # bash completion for holdfast. Pools and volumes are asked of the daemon; when it does not answer,
 # there is nothing to complete.
 
-_holdfast_names() {  # _holdfast_names pools|volumes
+_holdfast_names() {  # _holdfast_names pools|volumes|snapshots
   local arguments=()
   [[ -n $runtime_dir ]] && arguments=(--runtime-dir "$runtime_dir")
   case $1 in
@@ -12,6 +12,13 @@ _holdfast_names() {  # _holdfast_names pools|volumes
       ;;
     volumes)
       holdfast "${arguments[@]}" volume list 2>/dev/null | awk 'NR > 1 && $1 ~ "/" { print $1 }'
+      ;;
+    snapshots)
+      local volume
+      for volume in $(_holdfast_names volumes); do
+        holdfast "${arguments[@]}" snapshot list "$volume" 2>/dev/null |
+          awk 'NR > 1 && $1 ~ "@" { print $1 }'
+      done
       ;;
   esac
 }
@@ -54,6 +61,7 @@ _holdfast() {
     pool/create) options+=" --shared --segment-size" ;;
     volume/create) options+=" --size --thick" ;;
     volume/resize) options+=" --size --force" ;;
+    diff/*) options+=" --since" ;;
     attach/*) options+=" --nbd --vhost --read-only" ;;
     status/*) options+=" --watch" ;;
   esac
@@ -62,13 +70,15 @@ _holdfast() {
     return
   fi
   if ((count == 0)); then
-    candidates="pool volume attach detach status metrics completion --help --version"
+    candidates="pool volume snapshot clone diff attach detach status metrics completion --help --version"
   elif ((count == 1)); then
     case $command in
       pool) candidates="create open list show close" ;;
       volume) candidates="create list show resize rename remove" ;;
+      snapshot) candidates="create list remove rollback" ;;
+      clone) candidates=$(_holdfast_names snapshots) ;;
       completion) candidates="bash" ;;
-      attach | detach) candidates=$(_holdfast_names volumes) ;;
+      attach | detach | diff) candidates="$(_holdfast_names volumes) $(_holdfast_names snapshots)" ;;
     esac
   elif ((count == 2)); then
     case "$command/$verb" in
@@ -77,7 +87,14 @@ _holdfast() {
         candidates=$(_holdfast_names pools | sed 's|$|/|')
         compopt -o nospace
         ;;
-      volume/show | volume/resize | volume/rename | volume/remove) candidates=$(_holdfast_names volumes) ;;
+      volume/show | volume/resize | volume/rename | volume/remove | snapshot/list)
+        candidates=$(_holdfast_names volumes)
+        ;;
+      snapshot/create)
+        candidates=$(_holdfast_names volumes | sed 's|$|@|')
+        compopt -o nospace
+        ;;
+      snapshot/remove | snapshot/rollback) candidates=$(_holdfast_names snapshots) ;;
     esac
   elif ((count == 3)); then
     case "$command/$verb" in

@@ -62,10 +62,40 @@ WriteKind kind_of(BlockOperation operation) {
   }
 }
 
+constexpr std::uint64_t kSnapshotSalt = 0x534E4150;
+
+Task<Result<void>> no_snapshots() {
+  co_return Error(ErrorCode::unsupported, "this device has no snapshots");
+}
+
 }  // namespace
 
+Task<Result<void>> Subject::create_snapshot(std::string) {
+  return no_snapshots();
+}
+Task<Result<void>> Subject::remove_snapshot(std::string) {
+  return no_snapshots();
+}
+Task<Result<void>> Subject::rollback(std::string) {
+  return no_snapshots();
+}
+Task<Result<void>> Subject::clone(std::string, std::string) {
+  return no_snapshots();
+}
+Task<Result<std::vector<std::byte>>> Subject::read_snapshot(std::string) {
+  co_return Error(ErrorCode::unsupported, "this device has no snapshots");
+}
+Task<Result<std::vector<std::byte>>> Subject::read_clone(std::string) {
+  co_return Error(ErrorCode::unsupported, "this device has no clones");
+}
+
 Guest::Guest(Scheduler& scheduler, const RunPlan& plan, VolumeModel& model)
-    : scheduler_(scheduler), plan_(plan), model_(model), prng_(scheduler.prng().fork()) {}
+    : scheduler_(scheduler),
+      plan_(plan),
+      model_(model),
+      prng_(scheduler.prng().fork()),
+      snapshots_(scheduler, model, Prng(plan.seed ^ kSnapshotSalt),
+                 [this](const char* what, const Error& error) { check_control(what, error); }) {}
 
 Guest::~Guest() = default;
 
@@ -73,7 +103,8 @@ void Guest::attach(SimHost& host, Subject& subject) {
   host_ = &host;
   subject_ = &subject;
   tasks_ = std::make_unique<TaskScope>();
-  closing_ = resizing_ = false;
+  closing_ = resizing_ = is_rolling_back_ = false;
+  snapshots_.begin_process();
   outstanding_ = controls_ = 0;
   operations_left_ = 0;
   usable_bytes_ = model_.size_bytes();
@@ -97,7 +128,9 @@ void Guest::start(std::uint32_t operations) {
 }
 
 void Guest::pump() {
-  while (host_ != nullptr && operations_left_ != 0 && outstanding_ < plan_.queue_depth) issue();
+  while (host_ != nullptr && !is_rolling_back_ && operations_left_ != 0 &&
+         outstanding_ < plan_.queue_depth)
+    issue();
 }
 
 // After a completion: the next requests come from inside it, or a while later.
@@ -121,6 +154,8 @@ Guest::Choice Guest::choose() {
       {Choice::status, plan_.status_weight},
       {Choice::checkpoint, plan_.checkpoint_weight},
       {Choice::resize, plan_.resize_weight},
+      {Choice::snapshot, plan_.snapshot_weight},
+      {Choice::rollback, plan_.rollback_weight},
   };
   std::uint64_t total = 0;
   for (const auto& [choice, weight] : weights) total += weight;
@@ -137,22 +172,12 @@ void Guest::issue() {
   ++operations_;
   if (plan_.cancel_chance > 0 && prng_.chance(plan_.cancel_chance)) cancel_some();
   const Choice choice = choose();
-  if (choice == Choice::status || choice == Choice::checkpoint || choice == Choice::resize) {
-    if (resizing_) return;
-    if (choice == Choice::status) {
-      BlockRequest range;
-      pick_range(range);
-      range.length_bytes = std::max<std::uint64_t>(range.length_bytes, 1);
-      const std::size_t extents_max = prng_.pick({1, 3, 1000});
-      tasks_->spawn(ask_status(range.offset_bytes, range.length_bytes, extents_max));
-    } else if (choice == Choice::checkpoint) {
-      tasks_->spawn(do_checkpoint());
-    } else {
-      const std::uint64_t unit = prng_.pick({512, 4096});
-      const std::uint64_t size_bytes =
-          kMiB + prng_.between(0, (plan_.volume_bytes_max - kMiB) / unit) * unit;
-      tasks_->spawn(do_resize(size_bytes));
-    }
+  const bool is_control = choice == Choice::status || choice == Choice::checkpoint ||
+                          choice == Choice::resize || choice == Choice::snapshot ||
+                          choice == Choice::rollback;
+  if (is_control) {
+    const bool is_snapshot = choice == Choice::snapshot || choice == Choice::rollback;
+    if (!resizing_ && (!is_snapshot || subject_->has_snapshots())) issue_control(choice);
     return;
   }
   Slot& slot = free_slot();
@@ -186,6 +211,27 @@ void Guest::cancel_some() {
     if (scheduler_.tracing()) scheduler_.trace("guest cancels " + describe(*slot));
     slot->was_cancelled = true;
     subject_->device().cancel(slot->request);
+  }
+}
+
+void Guest::issue_control(Choice choice) {
+  if (choice == Choice::status) {
+    BlockRequest range;
+    pick_range(range);
+    range.length_bytes = std::max<std::uint64_t>(range.length_bytes, 1);
+    const std::size_t extents_max = prng_.pick({1, 3, 1000});
+    tasks_->spawn(ask_status(range.offset_bytes, range.length_bytes, extents_max));
+  } else if (choice == Choice::checkpoint) {
+    tasks_->spawn(do_checkpoint());
+  } else if (choice == Choice::snapshot) {
+    tasks_->spawn(do_snapshot());
+  } else if (choice == Choice::rollback) {
+    tasks_->spawn(do_rollback());
+  } else {
+    const std::uint64_t unit = prng_.pick({512, 4096});
+    const std::uint64_t size_bytes =
+        kMiB + prng_.between(0, (plan_.volume_bytes_max - kMiB) / unit) * unit;
+    tasks_->spawn(do_resize(size_bytes));
   }
 }
 
@@ -443,6 +489,53 @@ Task<void> Guest::do_checkpoint() {
   if (!result.ok()) check_control("checkpoint", result.error());
   --controls_;
   go_on();
+}
+
+Task<void> Guest::do_snapshot() {
+  ++controls_;
+  co_await snapshots_.act(subject_);
+  --controls_;
+  go_on();
+}
+
+void Guest::check_snapshots() {
+  if (plan_.snapshot_weight != 0 && subject_->has_snapshots()) tasks_->spawn(do_check_snapshots());
+}
+
+Task<void> Guest::do_check_snapshots() {
+  ++controls_;
+  co_await snapshots_.check_all(subject_);
+  --controls_;
+  go_on();
+}
+
+// With nothing else going on: a rollback is for volumes that nobody uses.
+Task<void> Guest::do_rollback() {
+  const SnapshotChecker::Kept* const kept = snapshots_.pick_for_rollback();
+  if (kept == nullptr) co_return;
+  const std::string name = kept->name;
+  std::vector<std::byte> content = kept->content;
+  ++controls_;
+  resizing_ = is_rolling_back_ = true;
+  while (outstanding_ != 0 || controls_ > 1) co_await sleep_for(*host_, 50us);
+  if (snapshots_.is_there(name)) {
+    if (scheduler_.tracing()) scheduler_.trace("rolls back to " + name);
+    rollback_under_way_ = content;
+    possible_sizes_.push_back(content.size());
+    std::string wanted = name;
+    const Result<void> done = co_await subject_->rollback(std::move(wanted));
+    if (done.ok()) {
+      model_.replaced(content);
+      usable_bytes_ = model_.size_bytes();
+      forget_rollback();
+      possible_sizes_.clear();
+    } else {
+      check_control("rollback", done.error());
+    }
+  }
+  resizing_ = is_rolling_back_ = false;
+  --controls_;
+  pump();
 }
 
 bool Guest::reaches_beyond(std::uint64_t size_bytes) const {

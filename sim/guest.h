@@ -19,6 +19,7 @@
 #include "io/task.h"
 #include "sim/run_plan.h"
 #include "sim/scheduler.h"
+#include "sim/snapshot_checker.h"
 #include "sim/volume_model.h"
 
 namespace holdfast::sim {
@@ -32,6 +33,15 @@ class Subject {
   virtual Task<Result<void>> close() = 0;
   virtual Task<Result<void>> resize(std::uint64_t size_bytes) = 0;
   virtual Task<Result<void>> checkpoint() = 0;
+  // Snapshots; content is that of the whole device.
+  virtual bool has_snapshots() const { return false; }  // if not, the rest is never called
+  virtual std::vector<std::string> snapshots() const { return {}; }
+  virtual Task<Result<void>> create_snapshot(std::string name);
+  virtual Task<Result<void>> remove_snapshot(std::string name);
+  virtual Task<Result<void>> rollback(std::string name);
+  virtual Task<Result<std::vector<std::byte>>> read_snapshot(std::string name);
+  virtual Task<Result<void>> clone(std::string snapshot, std::string name);
+  virtual Task<Result<std::vector<std::byte>>> read_clone(std::string name);
   // What of its memory is beyond its bound; empty: nothing.
   virtual std::string broken_bound() const = 0;
   // What of its holds is shown wrongly at this moment; empty: nothing.
@@ -65,6 +75,13 @@ class Guest {
   // Sizes that a resize may have left behind when nobody heard its end.
   const std::vector<std::uint64_t>& possible_sizes() const { return possible_sizes_; }
   void forget_possible_sizes() { possible_sizes_.clear(); }
+  // What a rollback that nobody heard the end of was to lead to; null: there was none.
+  const std::vector<std::byte>* rollback_under_way() const {
+    return rollback_under_way_.empty() ? nullptr : &rollback_under_way_;
+  }
+  void forget_rollback() { rollback_under_way_.clear(); }
+  // Reads all snapshots and clones, beside whatever else the guest does.
+  void check_snapshots();
 
   std::uint64_t operations() const { return operations_; }
   std::string describe_outstanding() const;
@@ -85,7 +102,18 @@ class Guest {
     VolumeModel::Token token = 0;
     std::uint64_t flush_covers = 0;
   };
-  enum class Choice { read, write, flush, discard, zeroes, status, checkpoint, resize };
+  enum class Choice {
+    read,
+    write,
+    flush,
+    discard,
+    zeroes,
+    status,
+    checkpoint,
+    resize,
+    snapshot,
+    rollback
+  };
 
   void pump();
   void issue();
@@ -108,7 +136,11 @@ class Guest {
   void check_extents(std::uint64_t offset_bytes, std::uint64_t length_bytes,
                      std::size_t extents_max, const std::vector<BlockExtent>& extents,
                      VolumeModel::Token token);
+  void issue_control(Choice choice);
   Task<void> do_checkpoint();
+  Task<void> do_snapshot();
+  Task<void> do_check_snapshots();
+  Task<void> do_rollback();
   Task<void> do_resize(std::uint64_t size_bytes);
   bool reaches_beyond(std::uint64_t size_bytes) const;
   void check_control(const char* what, const Error& error);
@@ -129,8 +161,11 @@ class Guest {
   bool closing_ = false;
   bool faults_possible_ = false;
   bool resizing_ = false;
+  bool is_rolling_back_ = false;
   std::uint64_t usable_bytes_ = 0;  // while a resize runs, the smaller size
   std::vector<std::uint64_t> possible_sizes_;
+  SnapshotChecker snapshots_;
+  std::vector<std::byte> rollback_under_way_;
 
   bool verifying_ = false;
   std::deque<std::pair<std::uint64_t, std::uint64_t>> parts_;

@@ -36,6 +36,14 @@ void pick_bad_places_and_silence(RunPlan& plan) {
   if (prng.chance(0.1)) plan.silence_chance = 0.5;
 }
 
+// Likewise.
+void pick_snapshots(RunPlan& plan) {
+  Prng prng(mix64(plan.seed, 0x534E4150));
+  if (plan.rot || !prng.chance(0.5)) return;
+  plan.snapshot_weight = static_cast<std::uint32_t>(prng.pick({1, 1, 3}));
+  plan.rollback_weight = weight(prng, 0.4, 1);
+}
+
 void pick_guest(Prng& prng, RunPlan& plan) {
   plan.queue_depth = static_cast<std::uint32_t>(prng.pick({1, 2, 4, 8, 16, 32, 64}));
   plan.alignment_bytes = static_cast<std::uint32_t>(prng.pick({4096, 4096, 512, 512, 1}));
@@ -123,6 +131,7 @@ RunPlan swarm_plan(std::uint64_t seed) {
   pick_cleaner(plan);
   pick_bad_places_and_silence(plan);
   plan.cancel_chance = prng.pick({0.0, 0.0, 0.02, 0.2});
+  pick_snapshots(plan);
   return plan;
 }
 
@@ -148,6 +157,10 @@ RunPlan small_plan(std::uint64_t seed) {
   plan.phases = {Phase{20, EndKind::kill_drained, false}, Phase{15, EndKind::close, false}};
   plan.cleaner_start_percent = plan.cleaner_stop_percent = 1;
   plan.cancel_chance = prng.pick({0.0, 0.1});
+  if (seed % 2 == 0) {
+    plan.snapshot_weight = 3;
+    plan.rollback_weight = 1;
+  }
   return plan;
 }
 
@@ -170,7 +183,8 @@ std::string RunPlan::describe() const {
       std::to_string(write_weight) + " flush " + std::to_string(flush_weight) + " discard " +
       std::to_string(discard_weight) + " zeroes " + std::to_string(zeroes_weight) + " status " +
       std::to_string(status_weight) + " checkpoint " + std::to_string(checkpoint_weight) +
-      " resize " + std::to_string(resize_weight) + " FUA " + std::to_string(unit_access_chance);
+      " resize " + std::to_string(resize_weight) + " snapshot " + std::to_string(snapshot_weight) +
+      " rollback " + std::to_string(rollback_weight) + " FUA " + std::to_string(unit_access_chance);
   text += "\nerror chances: read " + std::to_string(faults.read_error_chance) + " write " +
           std::to_string(faults.write_error_chance) + " sync " +
           std::to_string(faults.sync_error_chance) + " names " +

@@ -298,6 +298,12 @@ void VolumeModel::resize(std::uint64_t size_bytes) {
   size_bytes_ = size_bytes;
 }
 
+void VolumeModel::replaced(std::span<const std::byte> content) {
+  resize(content.size());
+  power_was_lost_ = true;  // nothing older can come back
+  settle(content, {}, last_acknowledged_);
+}
+
 void VolumeModel::crash(CrashKind kind) {
   for (const std::uint32_t number : in_flight_) {
     learn_order(writes_[number]);

@@ -67,6 +67,10 @@ class VolumeModel {
   // Durable at once. What lies behind the new end is gone.
   void resize(std::uint64_t size_bytes);
 
+  // The whole content and size are these from now on, durably; no write is in flight. Also for a
+  // device that has crashed.
+  void replaced(std::span<const std::byte> content);
+
   // Writes in flight will never be answered; which of them were made, recovered() finds out.
   void crash(CrashKind kind);
   bool is_settled() const { return !crashed_; }

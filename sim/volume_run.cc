@@ -261,7 +261,11 @@ VolumeRun::Stop VolumeRun::verify() {
   guest_.verify();
   const Stop stop = run_until([&] { return guest_.is_verified(); }, "reading everything");
   if (stop == Stop::crash) crash(crash_kind_);
-  if (stop != Stop::reached || model_.is_settled()) return stop;
+  if (stop != Stop::reached) return stop;
+  const std::vector<std::byte>* const rolled_back = guest_.rollback_under_way();
+  if (rolled_back != nullptr && *rolled_back == guest_.content()) model_.replaced(*rolled_back);
+  guest_.forget_rollback();
+  if (model_.is_settled()) return stop;
   if (rotten_) {
     model_.check_authentic(guest_.content(), guest_.unreadable());
     over_ = true;
@@ -279,6 +283,7 @@ bool VolumeRun::live(const Phase& phase, bool is_last) {
   }
   guest_.set_faults_possible(!is_last && plan_.has_faults());
   trace("the guest begins");
+  guest_.check_snapshots();
   guest_.start(phase.operations);
   const bool drains = phase.end == EndKind::close || phase.end == EndKind::kill_drained ||
                       phase.end == EndKind::power_drained;

@@ -2,6 +2,8 @@
 #include "sim/volume_subject.h"
 
 #include <optional>
+#include <algorithm>
+#include <coroutine>
 #include <string>
 #include <utility>
 
@@ -18,6 +20,39 @@ PoolContext pool_context(SimHost& host, SimFileSystem& files) {
   return PoolContext{host, files, "process " + std::to_string(host.number())};
 }
 
+constexpr std::uint64_t kReadBytes = 512 * kKiB;
+
+// One read of a device.
+class ReadAwaiter {
+ public:
+  ReadAwaiter(BlockDevice& device, std::uint64_t offset_bytes, std::span<std::byte> into)
+      : device_(device), vector_{into.data(), into.size()} {
+    request_.operation = BlockOperation::read;
+    request_.offset_bytes = offset_bytes;
+    request_.length_bytes = into.size();
+    request_.buffers = std::span<const iovec>(&vector_, 1);
+    request_.context = this;
+    request_.on_complete = [](BlockRequest& done, BlockStatus status) {
+      auto* self = static_cast<ReadAwaiter*>(done.context);
+      self->status_ = status;
+      self->handle_.resume();
+    };
+  }
+  bool await_ready() const noexcept { return false; }
+  void await_suspend(std::coroutine_handle<> waiting) {
+    handle_ = waiting;
+    device_.submit(request_);
+  }
+  BlockStatus await_resume() const noexcept { return status_; }
+
+ private:
+  BlockDevice& device_;
+  iovec vector_;
+  BlockRequest request_;
+  BlockStatus status_ = BlockStatus::ok;
+  std::coroutine_handle<> handle_;
+};
+
 class VolumeSubject final : public Subject {
  public:
   VolumeSubject(SimHost& host, SimFileSystem& files, VolumeId id, const RunPlan& plan)
@@ -25,14 +60,7 @@ class VolumeSubject final : public Subject {
 
   Task<Result<void>> open() override {
     CO_TRY_ASSIGN(pool_, co_await open_pool(pool_context(host_, files_), kLocation));
-    VolumeOptions options;
-    options.page_cache_bytes = plan_.page_cache_bytes;
-    options.checkpoint_log_bytes = plan_.checkpoint_log_bytes;
-    options.checkpoint_idle = plan_.checkpoint_idle;
-    options.retained_bytes_max = plan_.retained_bytes_max;
-    options.cleaner_start_percent = plan_.cleaner_start_percent;
-    options.cleaner_stop_percent = plan_.cleaner_stop_percent;
-    CO_TRY_ASSIGN(volume_, co_await Volume::open(host_, *pool_, id_, options));
+    CO_TRY_ASSIGN(volume_, co_await Volume::open(host_, *pool_, id_, options()));
     co_return Result<void>();
   }
   BlockDevice& device() override { return *volume_; }
@@ -41,6 +69,41 @@ class VolumeSubject final : public Subject {
     return volume_->resize(size_bytes);
   }
   Task<Result<void>> checkpoint() override { return volume_->checkpoint(); }
+
+  bool has_snapshots() const override { return true; }
+  std::vector<std::string> snapshots() const override {
+    std::vector<std::string> names;
+    for (const SnapshotInfo& snapshot : volume_->snapshots()) names.push_back(snapshot.name);
+    return names;
+  }
+  Task<Result<void>> create_snapshot(std::string name) override {
+    CO_TRY(co_await volume_->create_snapshot(std::move(name)));
+    co_return Result<void>{};
+  }
+  Task<Result<void>> remove_snapshot(std::string name) override {
+    return volume_->remove_snapshot(std::move(name));
+  }
+  Task<Result<void>> rollback(std::string name) override {
+    return volume_->rollback(std::move(name));
+  }
+  Task<Result<std::vector<std::byte>>> read_snapshot(std::string name) override {
+    CO_TRY_ASSIGN(const std::unique_ptr<Volume> view,
+                  co_await Volume::open_snapshot(host_, *pool_, id_, std::move(name), options()));
+    co_return co_await read_all(view.get());
+  }
+  Task<Result<void>> clone(std::string snapshot, std::string name) override {
+    VolumeCloneOptions wanted;
+    wanted.parent = id_;
+    wanted.snapshot = std::move(snapshot);
+    wanted.id = clone_id(name);
+    wanted.name = std::move(name);
+    return Volume::clone(host_, *pool_, std::move(wanted));
+  }
+  Task<Result<std::vector<std::byte>>> read_clone(std::string name) override {
+    CO_TRY_ASSIGN(const std::unique_ptr<Volume> clone,
+                  co_await Volume::open(host_, *pool_, clone_id(name), options()));
+    co_return co_await read_all(clone.get());
+  }
 
   std::string broken_bound() const override {
     const VolumeStatistics statistics = volume_->statistics();
@@ -83,6 +146,38 @@ class VolumeSubject final : public Subject {
   }
 
  private:
+  VolumeOptions options() const {
+    VolumeOptions options;
+    options.page_cache_bytes = plan_.page_cache_bytes;
+    options.checkpoint_log_bytes = plan_.checkpoint_log_bytes;
+    options.checkpoint_idle = plan_.checkpoint_idle;
+    options.retained_bytes_max = plan_.retained_bytes_max;
+    options.cleaner_start_percent = plan_.cleaner_start_percent;
+    options.cleaner_stop_percent = plan_.cleaner_stop_percent;
+    return options;
+  }
+  VolumeId clone_id(const std::string& name) const {
+    std::array<std::byte, 16> bytes{};
+    std::transform(name.begin(), name.end(), bytes.begin(),
+                   [](char c) { return static_cast<std::byte>(c); });
+    return Uuid::from_random(bytes);
+  }
+  // Closes the volume after it.
+  static Task<Result<std::vector<std::byte>>> read_all(Volume* volume) {
+    std::vector<std::byte> content(volume->info().size_bytes);
+    BlockStatus worst = BlockStatus::ok;
+    for (std::uint64_t at = 0; at < content.size(); at += kReadBytes) {
+      const std::uint64_t count = std::min<std::uint64_t>(kReadBytes, content.size() - at);
+      const BlockStatus status = co_await ReadAwaiter(*volume, at, {content.data() + at, count});
+      if (status != BlockStatus::ok) worst = status;
+    }
+    CO_TRY(co_await volume->close());
+    if (worst != BlockStatus::ok) {
+      co_return Error(ErrorCode::corrupt, "a block of " + volume->info().name + " is damaged");
+    }
+    co_return content;
+  }
+
   SimHost& host_;
   SimFileSystem& files_;
   VolumeId id_;

@@ -118,6 +118,11 @@ def segment_leaf():
     return page(2, 0, 12, 13, 14, 15, spread(entries, 32))
 
 
+def segment_leaf_kept():
+    entries = {3: struct.pack("<QIIIBBHQ", 2, 0, 0, 256, 1, 2, 0, 0x0102030405060708)}
+    return page(2, 0, 12, 13, 14, 15, spread(entries, 32))
+
+
 def first_root(size, segment_bytes):
     body = struct.pack("<HBBI", 1, 4, 0, 0) + VOLUME + struct.pack("<QQ", 1, 0)
     body += struct.pack("<QQQQ", size, segment_bytes, 0, 0)
@@ -133,6 +138,30 @@ def root():
     body += struct.pack("<QQ", 0x4142, 0)                             # next segment, features
     body += PARENT + struct.pack("<QI", 0x27, 0x2000)                 # the page segment
     return sealed(b"HFRT", body)
+
+
+GRANDPARENT = b"\x10" + PARENT[1:]
+
+
+def root_of_clone():
+    body = struct.pack("<HBBI", 1, 4, 0, 0) + VOLUME
+    body += struct.pack("<QQ", 0x1112, 0x1314) + struct.pack("<QQ", 20 << 30, 32 << 20)
+    body += struct.pack("<QQ", location(0x21, 0x22), location(0x23, 0x24))
+    body += struct.pack("<QQII", 0x3132333435, 0, 0, 0)
+    body += struct.pack("<QQ", 0x4142, 7) + PARENT                    # cold, snapshots, lineage
+    body += struct.pack("<QIIQQ", 0, 0, 2, 0x51, 0x52)                # ancestors, snapshots
+    return sealed(b"HFRT", body)
+
+
+def root_of_clone_lineage():
+    ancestors = struct.pack("<Q", 0x10) + GRANDPARENT + struct.pack("<Q", 0x1F) + PARENT
+    return sealed(b"HFRL", ancestors)
+
+
+def snapshot():
+    body = struct.pack("<HHI", 1, 0, 0) + VOLUME + struct.pack("<QQ", 0x51, 1_700_000_000)
+    return sealed(b"HFSN", body + b"before-upgrade".ljust(64, b"\0")
+                  + struct.pack("<QQ", 0x1112, 0x1314))
 
 
 def pool_record():
@@ -162,6 +191,10 @@ def write_seeds():
         "root": {"golden": (0, root()), "resealed": (1, root()),
                  "feature": (1, changed(root(), 112, b"\1")),
                  "size": (1, changed(root(), 48, b"\1"))},
+        "snapshot": {"golden": (0, snapshot() + root_of_clone() + root_of_clone_lineage()),
+                     "resealed": (1, snapshot() + root_of_clone() + root_of_clone_lineage()),
+                     "name": (1, changed(snapshot(), 48, b"\0") + root_of_clone()
+                              + root_of_clone_lineage())},
         "pool_record": {"golden": (0, pool_record()), "resealed": (1, pool_record()),
                         "features": (1, changed(pool_record(), 64, b"\3\0\1")),
                         "newer": (1, changed(pool_record(), 8, b"\2"))},
@@ -295,7 +328,9 @@ def main():
         return 0
     files = {"record": record(), "record_of_copies": record_of_copies(),
              "page_map_leaf": map_leaf(), "page_map_inner": map_inner(),
-             "page_segment_leaf": segment_leaf(), "root": root()}
+             "page_segment_leaf": segment_leaf(), "page_segment_leaf_kept": segment_leaf_kept(),
+             "root": root(), "root_of_clone": root_of_clone(),
+             "root_of_clone_lineage": root_of_clone_lineage(), "snapshot": snapshot()}
     texts = {f"{name}.hex": dump(data) for name, data in files.items()}
     texts["pool_v1_rewritten.dump"] = dump_pool(rewritten_pool())
     bad = 0

@@ -193,6 +193,24 @@ Json to_json(const AttachmentReport& report) {
           {"machine", report.machine.has_value() ? to_json(*report.machine) : Json()}};
 }
 
+Json to_json(const SnapshotReport& report) {
+  return {{"pool", report.name.volume.pool},
+          {"volume", report.name.volume.volume},
+          {"name", report.name.snapshot},
+          {"number", report.number},
+          {"created_unix_seconds", report.created.unix_seconds},
+          {"size_bytes", report.size_bytes},
+          {"damaged", report.is_damaged},
+          {"attached", report.attached},
+          {"clones", report.clones}};
+}
+
+Json to_json(const std::vector<SnapshotReport>& reports) {
+  Json snapshots = Json::array();
+  for (const SnapshotReport& report : reports) snapshots.push_back(to_json(report));
+  return {{"snapshots", snapshots}};
+}
+
 Json to_json(const VolumeReport& report) {
   Json json = {{"pool", report.name.pool},
                {"name", report.name.volume},
@@ -237,10 +255,24 @@ Json to_json(const AttachAnswer& answer) {
           {"warning", text_or_null(answer.warning)}};
 }
 
+Json to_json(const DiffReport& report) {
+  Json extents = Json::array();
+  for (const DiffReport::Extent& extent : report.extents) {
+    extents.push_back({{"offset_bytes", extent.offset_bytes},
+                       {"length_bytes", extent.length_bytes},
+                       {"type", extent.is_zero ? "zero" : "data"}});
+  }
+  return {{"size_bytes", report.size_bytes},
+          {"extents", extents},
+          {"next_bytes", or_null(report.next_bytes)}};
+}
+
 Json limits_to_json() {
   return {{"pools", limits::kPoolsMax},
           {"volumes_per_pool", limits::kVolumesPerPoolMax},
           {"attachments", limits::kAttachmentsMax},
+          {"snapshots_per_volume", limits::kSnapshotsPerVolumeMax},
+          {"clone_depth", limits::kCloneDepthMax},
           {"name_bytes", limits::kNameBytesMax},
           {"volume_bytes_min", limits::kVolumeBytesMin},
           {"volume_bytes_max", limits::kVolumeBytesMax},
@@ -302,6 +334,26 @@ Result<std::string> BodyReader::text_or(const char* key, std::string fallback) c
 Result<std::uint64_t> BodyReader::number_or(const char* key, std::uint64_t fallback) const {
   if (!object_.contains(key)) return fallback;
   return number(key);
+}
+
+Result<std::vector<std::vector<std::string>>> BodyReader::texts(
+    const char* key, std::initializer_list<const char*> members) const {
+  const auto at = object_.find(key);
+  if (at == object_.end()) return bad_member(key, "is missing");
+  if (!at->is_array()) return bad_member(key, "must be an array");
+  std::vector<std::vector<std::string>> all;
+  for (const Json& element : *at) {
+    std::vector<std::string> texts;
+    for (const char* member : members) {
+      if (!element.is_object() || element.size() != members.size() || !element.contains(member) ||
+          !element[member].is_string()) {
+        return bad_member(key, std::string("must hold objects with the string '") + member + "'");
+      }
+      texts.push_back(element[member].get<std::string>());
+    }
+    all.push_back(std::move(texts));
+  }
+  return all;
 }
 
 Result<bool> BodyReader::flag_or(const char* key, bool fallback) const {

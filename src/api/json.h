@@ -9,6 +9,7 @@
 #include <initializer_list>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "base/result.h"
 #include "host/commands.h"
@@ -21,7 +22,10 @@ using Json = nlohmann::ordered_json;
 Json to_json(const PoolReport& report);
 Json to_json(const VolumeReport& report);
 Json to_json(const AttachmentReport& report);
+Json to_json(const SnapshotReport& report);
+Json to_json(const std::vector<SnapshotReport>& reports);
 Json to_json(const AttachAnswer& answer);
+Json to_json(const DiffReport& report);
 Json limits_to_json();
 Json text_or_null(const std::string& text);
 
@@ -38,6 +42,9 @@ class BodyReader {
   Result<std::uint64_t> number(const char* key) const;
   Result<std::string> text_or(const char* key, std::string fallback) const;
   Result<std::uint64_t> number_or(const char* key, std::uint64_t fallback) const;
+  // An array of objects, each with exactly these members, all strings; in their order.
+  Result<std::vector<std::vector<std::string>>> texts(
+      const char* key, std::initializer_list<const char*> members) const;
   Result<bool> flag_or(const char* key, bool fallback) const;
 
  private:

@@ -174,12 +174,68 @@ Result<Json> detach_volume(const Call& call) {
                       done.warning);
 }
 
+SnapshotName snapshot_name(const Call& call) {
+  return {call.volume_name(), call.parts.at("snapshot")};
+}
+
+Result<Json> get_snapshots(const Call& call) {
+  const VolumeName name = call.volume_name();
+  return to_json(TRY(call.host().call<std::vector<SnapshotReport>>(
+      [name](Host& host) { return host.list_snapshots(name); })));
+}
+
+Result<Json> post_snapshots(const Call& call) {
+  const BodyReader body = TRY(BodyReader::parse(call.request.body, {"snapshots"}));
+  std::vector<SnapshotName> names;
+  for (const auto& texts : TRY(body.texts("snapshots", {"volume", "name"}))) {
+    names.push_back({{call.parts.at("pool"), texts[0]}, texts[1]});
+  }
+  return to_json(TRY(call.host().call<std::vector<SnapshotReport>>(
+      [names](Host& host) { return host.create_snapshots(names); })));
+}
+
+Result<Json> delete_snapshot(const Call& call) {
+  const SnapshotName name = snapshot_name(call);
+  TRY(call.host().call<DoneAnswer>([name](Host& host) { return host.remove_snapshot(name); }));
+  return Json{{"pool", name.volume.pool},
+              {"volume", name.volume.volume},
+              {"name", name.snapshot},
+              {"removed", true}};
+}
+
+Result<Json> rollback_snapshot(const Call& call) {
+  const SnapshotName name = snapshot_name(call);
+  return to_json(
+      TRY(call.host().call<VolumeReport>([name](Host& host) { return host.rollback(name); })));
+}
+
+Result<Json> clone_snapshot(const Call& call) {
+  const BodyReader body = TRY(BodyReader::parse(call.request.body, {"name"}));
+  CloneRequest request;
+  request.from = snapshot_name(call);
+  request.name = TRY(body.text("name"));
+  return to_json(TRY(call.host().call<VolumeReport>(
+      [request](Host& host) { return host.clone_volume(request); })));
+}
+
+Result<Json> diff_volume(const Call& call) {
+  const BodyReader body =
+      TRY(BodyReader::parse(call.request.body, {"snapshot", "since", "offset_bytes"}));
+  DiffQuery query;
+  query.volume = call.volume_name();
+  query.snapshot = TRY(body.text_or("snapshot", ""));
+  query.since = TRY(body.text_or("since", ""));
+  query.offset_bytes = TRY(body.number_or("offset_bytes", 0));
+  return to_json(
+      TRY(call.host().call<DiffReport>([query](Host& host) { return host.diff_volume(query); })));
+}
+
 struct Route {
   RouteDescription description;
   Result<Json> (*handler)(const Call& call);
 };
 
-constexpr std::array<Route, 14> kRoutes = {{
+constexpr std::array<Route, 20> kRoutes = {{
     {{"GET", "/v1/status", "The daemon, its pools and what it serves", 200}, get_status},
     {{"GET", "/v1/pools", "The open pools", 200}, get_pools},
     {{"POST", "/v1/pools", "Open a pool, or create one", 200}, post_pools},
@@ -201,6 +257,21 @@ constexpr std::array<Route, 14> kRoutes = {{
     {{"POST", "/v1/pools/{pool}/volumes/{volume}/detach", "Stop serving a volume", 200},
      detach_volume},
     {{"GET", "/metrics", "Figures for Prometheus and its kin", 200}, get_metrics},
+    {{"POST", "/v1/pools/{pool}/snapshots", "Take snapshots, of several volumes at one moment",
+      201},
+     post_snapshots},
+    {{"GET", "/v1/pools/{pool}/volumes/{volume}/snapshots", "The snapshots of a volume", 200},
+     get_snapshots},
+    {{"DELETE", "/v1/pools/{pool}/volumes/{volume}/snapshots/{snapshot}", "Remove a snapshot", 200},
+     delete_snapshot},
+    {{"POST", "/v1/pools/{pool}/volumes/{volume}/snapshots/{snapshot}/rollback",
+      "Give a detached volume the content of a snapshot", 200},
+     rollback_snapshot},
+    {{"POST", "/v1/pools/{pool}/volumes/{volume}/snapshots/{snapshot}/clone",
+      "Make a volume that begins as a snapshot", 201},
+     clone_snapshot},
+    {{"POST", "/v1/pools/{pool}/volumes/{volume}/diff", "Where content differs, part by part", 200},
+     diff_volume},
 }};
 
 std::string_view next_part(std::string_view& path) {

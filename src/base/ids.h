@@ -25,6 +25,7 @@ using BlockNumber = StrongNumber<struct BlockNumberTag>;      // 4 KiB block of 
 using SegmentNumber = StrongNumber<struct SegmentNumberTag>;  // 1.. per volume; 0 names none
 using Epoch = StrongNumber<struct EpochTag>;                  // ownerships of a volume, from 1
 using Sequence = StrongNumber<struct SequenceTag>;            // records of a volume's main log
+using SnapshotNumber = StrongNumber<struct SnapshotTag>;      // 1.. per volume; 0 names none
 
 // RFC 9562 UUID, 16 bytes in the order they are written.
 struct Uuid {
@@ -53,6 +54,12 @@ struct RootId {
   Epoch epoch;
   std::uint64_t number = 0;  // within the epoch, from 0
   auto operator<=>(const RootId&) const = default;
+};
+
+struct SnapshotId {
+  VolumeId volume;
+  SnapshotNumber number;
+  auto operator<=>(const SnapshotId&) const = default;
 };
 
 }  // namespace holdfast

@@ -23,6 +23,11 @@ inline constexpr std::uint64_t kVolumeBytesMax = 32 * kTiB;
 inline constexpr std::size_t kNameBytesMax = 63;  // of a pool or a volume
 inline constexpr std::size_t kVolumesPerPoolMax = 10'000;
 inline constexpr std::size_t kPoolsMax = 64;
+inline constexpr std::size_t kSnapshotsPerVolumeMax = 4096;
+inline constexpr std::size_t kSnapshotGroupMax = 64;  // volumes whose snapshots are one moment
+inline constexpr Duration kSnapshotPauseTime = 5s;    // for their requests to come to an end
+inline constexpr std::size_t kDiffExtentsMax = 8192;    // of one answer; the next continues
+inline constexpr std::size_t kCloneDepthMax = 1000;   // ancestors whose segments a clone refers to
 
 // Records: one header block, then payload.
 inline constexpr std::uint32_t kRecordPayloadBlocksMax =
@@ -47,6 +52,8 @@ inline constexpr std::uint64_t kPagesPerVolumeMin = 64;
 // Checkpoints.
 inline constexpr std::uint64_t kCheckpointLogBytes = 256 * kMiB;
 inline constexpr Duration kCheckpointIdle = 2s;
+
+inline constexpr std::size_t kRemovalsPerCheckpointMax = 256;  // segments; the rest by the next one
 
 // The cleaner: shares of garbage in sealed segments, in percent.
 inline constexpr std::uint32_t kCleanerStartPercent = 30;

@@ -44,6 +44,8 @@ struct Arguments {
   std::string size;
   std::string segment_size;
   std::string new_name;
+  std::vector<std::string> names;
+  std::string since;
   bool shared = false;
   bool thick = false;
   bool force = false;
@@ -78,6 +80,22 @@ Names parse_volume_name(const std::string& text) {
                      "' does not name a volume; write it as POOL/VOLUME, such as vms/disk1"};
   }
   return {text.substr(0, slash), text.substr(slash + 1)};
+}
+
+struct SnapshotNames {
+  Names volume;
+  std::string snapshot;
+  std::string target() const { return volume.target() + "/snapshots/" + escape_url(snapshot); }
+};
+
+SnapshotNames parse_snapshot_name(const std::string& text) {
+  const std::size_t at = text.find('@');
+  if (at == std::string::npos || at + 1 == text.size()) {
+    throw UsageError{"'" + text +
+                     "' does not name a snapshot; write it as POOL/VOLUME@SNAPSHOT, such as "
+                     "vms/disk1@monday"};
+  }
+  return {parse_volume_name(text.substr(0, at)), text.substr(at + 1)};
 }
 
 std::uint64_t parse_size(const std::string& text) {
@@ -247,6 +265,7 @@ class Commands {
     app_.fallthrough();
     add_pool_commands();
     add_volume_commands();
+    add_snapshot_commands();
     add_attach_commands();
     add_other_commands();
   }
@@ -431,6 +450,121 @@ class Commands {
         }));
   }
 
+  void add_snapshot_name(CLI::App* command) {
+    command->add_option("snapshot", arguments_.name, "The snapshot")
+        ->option_text("POOL/VOLUME@SNAPSHOT")
+        ->required();
+  }
+
+  int create_snapshots(Client& client) {
+    Json body = {{"snapshots", Json::array()}};
+    std::string pool;
+    for (const std::string& name : arguments_.names) {
+      const SnapshotNames names = parse_snapshot_name(name);
+      if (pool.empty()) pool = names.volume.pool;
+      if (names.volume.pool != pool) {
+        throw UsageError{"'" + name + "' is not in pool '" + pool +
+                         "'; snapshots at one moment are of one pool"};
+      }
+      body["snapshots"].push_back({{"volume", names.volume.volume}, {"name", names.snapshot}});
+    }
+    return client.run("POST", pool_target(pool) + "/snapshots", body, [](const Json& answer) {
+      std::string text;
+      for (const Json& snapshot : answer.value("snapshots", Json::array())) {
+        text += "Snapshot " + snapshot_name(snapshot) + " is taken\n";
+      }
+      return text;
+    });
+  }
+
+  // Part by part; all is printed at the end, so that a failure leaves no half of it.
+  int diff(Client& client) {
+    const std::size_t at = arguments_.name.find('@');
+    const Names volume = parse_volume_name(arguments_.name.substr(0, at));
+    Json body = {{"snapshot", at == std::string::npos ? "" : arguments_.name.substr(at + 1)},
+                 {"since", arguments_.since}};
+    Json all = nullptr;
+    for (;;) {
+      const auto part = client.call("POST", volume.target() + "/diff", body);
+      if (!part.has_value()) return kRefused;
+      if (all.is_null()) {
+        all = {{"size_bytes", part->value("size_bytes", Json())}, {"extents", Json::array()}};
+      }
+      for (const Json& extent : part->value("extents", Json::array())) {
+        all["extents"].push_back(extent);
+      }
+      const Json next = part->value("next_bytes", Json());
+      if (!next.is_number()) return client.print(all, diff_table);
+      body["offset_bytes"] = next;
+    }
+  }
+
+  void add_diff_command() {
+    CLI::App* command = leaf(&app_, "diff", "Where a volume or snapshot differs from an older one",
+                             [this](Client& client) { return diff(client); });
+    command->add_option("volume", arguments_.name, "What to look at")
+        ->option_text("POOL/VOLUME[@SNAPSHOT]")
+        ->required();
+    command
+        ->add_option("--since", arguments_.since,
+                     "The older snapshot; without it, all that has content")
+        ->type_name("SNAPSHOT");
+  }
+
+  void add_snapshot_commands() {
+    CLI::App* snapshot = app_.add_subcommand("snapshot", "What a volume held at a moment");
+    snapshot->require_subcommand(1);
+    snapshot->fallthrough();
+    snapshot->footer("");
+    CLI::App* create = leaf(snapshot, "create", "Take a snapshot, also while the volume is in use",
+                            [this](Client& client) { return create_snapshots(client); });
+    create->add_option("snapshots", arguments_.names, "The snapshots; all of one moment")
+        ->option_text("POOL/VOLUME@SNAPSHOT...")
+        ->required();
+    add_volume_name(leaf(snapshot, "list", "The snapshots of a volume", [this](Client& client) {
+      return client.run("GET", parse_volume_name(arguments_.name).target() + "/snapshots", nullptr,
+                        [](const Json& answer) {
+                          return snapshot_table(answer.value("snapshots", Json::array()));
+                        });
+    }));
+    add_snapshot_name(leaf(snapshot, "remove", "Remove a snapshot; its space comes back by itself",
+                           [this](Client& client) {
+                             return client.run(
+                                 "DELETE", parse_snapshot_name(arguments_.name).target(), nullptr,
+                                 [](const Json& answer) {
+                                   return "Snapshot " + snapshot_name(answer) + " is removed\n";
+                                 });
+                           }));
+    add_snapshot_name(leaf(snapshot, "rollback", "Give a detached volume the content of a snapshot",
+                           [this](Client& client) {
+                             const SnapshotNames names = parse_snapshot_name(arguments_.name);
+                             const std::string text =
+                                 "Volume " + names.volume.pool + "/" + names.volume.volume +
+                                 " is what it was at snapshot " + names.snapshot + "\n";
+                             return client.run("POST", names.target() + "/rollback", Json::object(),
+                                               [text](const Json&) { return text; });
+                           }));
+    CLI::App* clone = leaf(
+        &app_, "clone", "Make a volume that begins as a snapshot, at once", [this](Client& client) {
+          const SnapshotNames from = parse_snapshot_name(arguments_.name);
+          const Names made = parse_volume_name(arguments_.new_name);
+          if (made.pool != from.volume.pool) {
+            throw UsageError{"'" + arguments_.new_name + "' is in another pool than '" +
+                             arguments_.name + "'; a clone stays with its parent"};
+          }
+          return client.run("POST", from.target() + "/clone", Json{{"name", made.volume}},
+                            [](const Json& answer) {
+                              return details_and(answer, volume_details,
+                                                 "The clone is ready; attach it to serve it");
+                            });
+        });
+    add_diff_command();
+    add_snapshot_name(clone);
+    clone->add_option("new", arguments_.new_name, "The new volume")
+        ->option_text("POOL/NEW")
+        ->required();
+  }
+
   void add_attach_commands() {
     CLI::App* attach =
         leaf(&app_, "attach", "Serve a volume; prints its socket and how to use it",
@@ -441,7 +575,9 @@ class Commands {
                return client.run("POST", parse_volume_name(arguments_.name).target() + "/attach",
                                  body, attach_text);
              });
-    add_volume_name(attach);
+    attach->add_option("volume", arguments_.name, "The volume, or a snapshot (read-only)")
+        ->option_text("POOL/VOLUME[@SNAPSHOT]")
+        ->required();
     CLI::Option* nbd = attach->add_flag("--nbd", arguments_.nbd, "Over NBD (the default)");
     attach
         ->add_flag("--vhost", arguments_.vhost,

@@ -254,6 +254,41 @@ std::string volume_table(const Json& volumes) {
   return table.text();
 }
 
+std::string snapshot_name(const Json& snapshot) {
+  return text_of(snapshot, "pool") + "/" + text_of(snapshot, "volume") + "@" +
+         text_of(snapshot, "name");
+}
+
+std::string snapshot_table(const Json& snapshots) {
+  Table table({{"SNAPSHOT"}, {"TAKEN"}, {"SIZE", Table::Align::right}, {"USED BY"}});
+  for (const Json& snapshot : snapshots) {
+    std::string users = flag_of(snapshot, "damaged") ? "damaged: can only be removed" : "";
+    if (flag_of(snapshot, "attached")) users += "attached";
+    for (const Json& clone : member(snapshot, "clones")) {
+      users += (users.empty() ? "" : ", ") + std::string("clone ") + clone.get<std::string>();
+    }
+    table.add({snapshot_name(snapshot), time_of(snapshot, "created_unix_seconds"),
+               bytes_of(snapshot, "size_bytes"), users});
+  }
+  if (table.empty()) {
+    return "There are no snapshots. Take one: holdfast snapshot create POOL/VOLUME@SNAPSHOT\n";
+  }
+  return table.text();
+}
+
+std::string diff_table(const Json& diff) {
+  Table table({{"OFFSET", Table::Align::right}, {"LENGTH", Table::Align::right}, {"TYPE"}});
+  std::uint64_t total_bytes = 0;
+  for (const Json& extent : member(diff, "extents")) {
+    table.add({number_of(extent, "offset_bytes"), number_of(extent, "length_bytes"),
+               text_of(extent, "type")});
+    const Json& length = member(extent, "length_bytes");
+    if (length.is_number()) total_bytes += length.get<std::uint64_t>();
+  }
+  if (table.empty()) return "Nothing differs.\n";
+  return table.text() + format_bytes(total_bytes) + " of " + bytes_of(diff, "size_bytes") + "\n";
+}
+
 std::string pool_details(const Json& pool) {
   Details details;
   details.add("pool", text_of(pool, "name"));

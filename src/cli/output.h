@@ -14,6 +14,9 @@ using Json = nlohmann::ordered_json;
 
 std::string pool_table(const Json& pools);
 std::string volume_table(const Json& volumes);
+std::string snapshot_table(const Json& snapshots);
+std::string snapshot_name(const Json& snapshot);  // POOL/VOLUME@SNAPSHOT
+std::string diff_table(const Json& diff);
 std::string pool_details(const Json& pool);
 std::string volume_details(const Json& volume);
 std::string status_text(const Json& status);

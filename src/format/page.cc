@@ -67,11 +67,11 @@ bool page_is_empty(std::span<const std::byte> page) {
 
 SegmentEntry load_segment_entry(const std::byte* at) {
   return {{load_little<std::uint64_t>(at)},
-          load_little<std::uint32_t>(at + 8),
           load_little<std::uint32_t>(at + 12),
           load_little<std::uint32_t>(at + 16),
           static_cast<SegmentStream>(std::to_integer<std::uint8_t>(at[20])),
-          static_cast<SegmentState>(std::to_integer<std::uint8_t>(at[21]))};
+          static_cast<SegmentState>(std::to_integer<std::uint8_t>(at[21])),
+          {load_little<std::uint64_t>(at + 24)}};
 }
 
 void store_segment_entry(std::byte* at, const SegmentEntry& entry) {
@@ -81,12 +81,13 @@ void store_segment_entry(std::byte* at, const SegmentEntry& entry) {
     return;
   }
   out.put<std::uint64_t>(entry.epoch.value);
-  out.put<std::uint32_t>(entry.owner);
+  out.put_zeros(4);
   out.put<std::uint32_t>(entry.live_blocks);
   out.put<std::uint32_t>(entry.used_blocks);
   out.put<std::uint8_t>(static_cast<std::uint8_t>(entry.stream));
   out.put<std::uint8_t>(static_cast<std::uint8_t>(entry.state));
-  out.fill_rest_with_zeros();
+  out.put_zeros(2);
+  out.put<std::uint64_t>(entry.died_after.value);
 }
 
 bool segment_entries_are_valid(std::span<const std::byte> page) {
@@ -94,16 +95,17 @@ bool segment_entries_are_valid(std::span<const std::byte> page) {
     ByteReader in(page.subspan(kPageHeaderBytes + std::size_t{slot} * kSegmentEntryBytes,
                                kSegmentEntryBytes));
     const auto epoch = in.get<std::uint64_t>();
-    const auto owner = in.get<std::uint32_t>();
+    in.expect_zeros(4);
     const auto live = in.get<std::uint32_t>();
     const auto used = in.get<std::uint32_t>();
     const auto stream = in.get<std::uint8_t>();
     const auto state = in.get<std::uint8_t>();
-    in.expect_zeros(10);
+    in.expect_zeros(2);
+    const auto died_after = in.get<std::uint64_t>();
     constexpr std::uint32_t kBlocksMax = 1u << BlockLocation::kBlockIndexBits;
-    if (!in.ok() || state > 2 || owner != 0 || live > kBlocksMax || used > kBlocksMax) return false;
+    if (!in.ok() || state > 2 || live > kBlocksMax || used > kBlocksMax) return false;
     // Absent entries of the first programs have the stream 1.
-    if (state == 0 ? (epoch != 0 || live != 0 || used != 0 || stream > 1)
+    if (state == 0 ? (epoch != 0 || live != 0 || used != 0 || stream > 1 || died_after != 0)
                    : (epoch == 0 || stream < 1 || stream > 3)) {
       return false;
     }

@@ -86,18 +86,18 @@ inline std::byte* child_at(std::byte* page, std::uint32_t slot) {
   return page + kPageHeaderBytes + std::size_t{slot} * 8;
 }
 
-// What the volume knows of one segment. 32 bytes: u64 epoch, u32 owner (0: this volume), u32 live
-// blocks, u32 used blocks (appended so far; final once sealed), u8 stream, u8 state, 10 zero.
+// What the volume knows of one segment. 32 bytes: u64 epoch, u32 zero, u32 live blocks, u32 used
+// blocks (appended so far; final once sealed), u8 stream, u8 state, 2 zero, u64 newest snapshot.
 enum class SegmentStream : std::uint8_t { main = 1, pages = 2, cold = 3 };
 enum class SegmentState : std::uint8_t { absent = 0, open = 1, sealed = 2 };
 
 struct SegmentEntry {
   Epoch epoch;
-  std::uint32_t owner = 0;
   std::uint32_t live_blocks = 0;
   std::uint32_t used_blocks = 0;
   SegmentStream stream = SegmentStream::main;
   SegmentState state = SegmentState::absent;
+  SnapshotNumber died_after;  // the newest one when the last live block went: none later needs it
 };
 inline std::byte* segment_entry_at(std::byte* page, std::uint32_t slot) {
   return page + kPageHeaderBytes + std::size_t{slot} * kSegmentEntryBytes;

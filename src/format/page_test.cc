@@ -67,10 +67,10 @@ TEST(PageTest, TheBytesOfAnInnerPageNeverChange) {
 
 TEST(PageTest, TheBytesOfASegmentTableLeafNeverChange) {
   Bytes page(kBlockBytes);
-  const SegmentEntry sealed{Epoch{1}, 0, 10, 256, SegmentStream::main, SegmentState::sealed};
-  const SegmentEntry open{Epoch{0x0102030405060708}, 0, 1u << 24, 0, SegmentStream::pages,
-                          SegmentState::open};
-  const SegmentEntry last{Epoch{2}, 0, 0, 1u << 24, SegmentStream::main, SegmentState::open};
+  const SegmentEntry sealed{Epoch{1}, 10, 256, SegmentStream::main, SegmentState::sealed, {}};
+  const SegmentEntry open{Epoch{0x0102030405060708}, 1u << 24, 0, SegmentStream::pages,
+                          SegmentState::open, {}};
+  const SegmentEntry last{Epoch{2}, 0, 1u << 24, SegmentStream::main, SegmentState::open, {}};
   store_segment_entry(segment_entry_at(page.data(), 1), sealed);
   store_segment_entry(segment_entry_at(page.data(), 2), open);
   store_segment_entry(segment_entry_at(page.data(), 125), last);
@@ -157,28 +157,44 @@ TEST(PageTest, SegmentEntriesOutOfRangeAreRefusedAlsoWithAGoodChecksum) {
   const std::size_t absent = kPageHeaderBytes;
   const std::size_t present = kPageHeaderBytes + kSegmentEntryBytes;
   EXPECT_TRUE(refused(with<std::uint64_t>(good, present, 0))) << "an epoch";
-  EXPECT_TRUE(refused(with<std::uint32_t>(good, present + 8, 1))) << "the owner is this volume";
+  EXPECT_TRUE(refused(with<std::uint32_t>(good, present + 8, 1))) << "reserved";
   EXPECT_TRUE(refused(with<std::uint32_t>(good, present + 12, (1u << 24) + 1))) << "live";
   EXPECT_TRUE(refused(with<std::uint32_t>(good, present + 16, (1u << 24) + 1))) << "used";
   EXPECT_TRUE(refused(with<std::uint8_t>(good, present + 20, 0))) << "stream";
   EXPECT_TRUE(refused(with<std::uint8_t>(good, present + 20, 4))) << "stream";
   EXPECT_TRUE(refused(with<std::uint8_t>(good, present + 21, 3))) << "state";
   EXPECT_TRUE(refused(with<std::uint8_t>(good, present + 21, 0))) << "absent, with content";
-  for (std::size_t reserved = 22; reserved < 32; ++reserved) {
+  for (std::size_t reserved = 22; reserved < 24; ++reserved) {
     EXPECT_TRUE(refused(with<std::uint8_t>(good, present + reserved, 1))) << reserved;
   }
   EXPECT_TRUE(refused(with<std::uint64_t>(good, absent, 1)));
   EXPECT_TRUE(refused(with<std::uint32_t>(good, absent + 12, 1)));
   EXPECT_TRUE(refused(with<std::uint32_t>(good, absent + 16, 1)));
   EXPECT_TRUE(refused(with<std::uint8_t>(good, absent + 20, 2)));
+  EXPECT_TRUE(refused(with<std::uint64_t>(good, absent + 24, 1))) << "absent, and kept";
   EXPECT_FALSE(refused(with<std::uint8_t>(good, absent + 20, 1)))
       << "the first programs wrote this into entries that had been in use";
+}
+
+TEST(PageTest, ASegmentSaysAfterWhichSnapshotItDied) {
+  Bytes page(kBlockBytes);
+  const SegmentEntry kept{Epoch{2},
+                          0,
+                          256,
+                          SegmentStream::main,
+                          SegmentState::sealed,
+                          SnapshotNumber{0x0102030405060708}};
+  store_segment_entry(segment_entry_at(page.data(), 3), kept);
+  seal_page(page, segment_leaf_identity());
+  EXPECT_EQ(first_difference(page, golden_block("page_segment_leaf_kept")), -1);
+  ASSERT_TRUE(check_page(page, segment_leaf_identity()));
+  EXPECT_EQ(load_segment_entry(segment_entry_at(page.data(), 3)).died_after, kept.died_after);
 }
 
 TEST(PageTest, APageWhoseSegmentsAreAllGoneIsEmpty) {
   Bytes page(kBlockBytes);
   EXPECT_TRUE(page_is_empty(page));
-  const SegmentEntry entry{Epoch{1}, 0, 10, 256, SegmentStream::pages, SegmentState::sealed};
+  const SegmentEntry entry{Epoch{1}, 10, 256, SegmentStream::pages, SegmentState::sealed, {}};
   store_segment_entry(segment_entry_at(page.data(), 7), entry);
   EXPECT_FALSE(page_is_empty(page));
   store_segment_entry(segment_entry_at(page.data(), 7), SegmentEntry{});

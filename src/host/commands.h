@@ -56,6 +56,24 @@ struct SetVolumeRequest {
   std::vector<std::pair<std::string, std::string>> settings;
 };
 
+struct SnapshotName {
+  VolumeName volume;
+  std::string snapshot;
+  std::string to_string() const { return volume.to_string() + "@" + snapshot; }
+};
+
+struct CloneRequest {
+  SnapshotName from;
+  std::string name;  // of the new volume, in the same pool
+};
+
+struct DiffQuery {
+  VolumeName volume;
+  std::string snapshot;  // empty: the volume as it is now
+  std::string since;     // empty: since it had no content
+  std::uint64_t offset_bytes = 0;
+};
+
 // Reports. Absent: not known now (not open), not zero.
 enum class ServiceState { detached, opening, open, failed, detaching };
 
@@ -196,6 +214,27 @@ struct VolumeReport {
   std::optional<VolumeCounters> counters;
   std::string hold_pause_after;  // "25s", "never"
   std::string hold_fail_after;
+};
+
+struct SnapshotReport {
+  SnapshotName name;
+  std::uint64_t number = 0;  // the order in which they were taken
+  WallTime created;
+  std::uint64_t size_bytes = 0;
+  bool is_damaged = false;
+  bool attached = false;
+  std::vector<std::string> clones;  // names of volumes of the pool that were made from it
+};
+
+struct DiffReport {
+  struct Extent {
+    std::uint64_t offset_bytes = 0;
+    std::uint64_t length_bytes = 0;
+    bool is_zero = false;
+  };
+  std::vector<Extent> extents;
+  std::uint64_t size_bytes = 0;
+  std::optional<std::uint64_t> next_bytes;  // where the next part begins
 };
 
 // `warning`: done, but the operator should know something; empty: nothing.

@@ -76,6 +76,15 @@ class Host {
   Task<Result<DoneAnswer>> remove_volume(VolumeName name);
   Task<Result<VolumeReport>> set_volume(SetVolumeRequest request);
 
+  // All at one point of their volumes' time; of one pool. All are taken, or none.
+  Task<Result<std::vector<SnapshotReport>>> create_snapshots(std::vector<SnapshotName> names);
+  Task<Result<std::vector<SnapshotReport>>> list_snapshots(VolumeName volume);
+  Task<Result<DoneAnswer>> remove_snapshot(SnapshotName name);
+  Task<Result<VolumeReport>> rollback(SnapshotName name);
+  Task<Result<VolumeReport>> clone_volume(CloneRequest request);
+  Task<Result<DiffReport>> diff_volume(DiffQuery query);
+
+  // A volume, or a snapshot ("disk1@monday" as the volume), which is served read-only.
   Task<Result<AttachAnswer>> attach(AttachRequest request);
   Task<Result<DoneAnswer>> detach(VolumeName name);
   Task<Result<StatusReport>> status();
@@ -114,6 +123,7 @@ class Host {
   PoolReport::Volumes volumes_report(const PoolEntry& entry) const;
 
   // host_volumes.cc
+  static VolumeId new_volume_id(Executor& executor);
   Task<Result<VolumeRecord>> find_volume(Pool& pool, VolumeName name);
   Task<Result<VolumeReport>> report_volume(Pool& pool, VolumeName name, VolumeRecord record);
   using LookUp = Result<std::vector<VolumeReport>>;
@@ -121,6 +131,15 @@ class Host {
   Task<void> store_look_up(PoolEntry& entry, std::string volume,
                            std::shared_ptr<std::optional<LookUp>> answer);
   Task<Result<std::vector<VolumeReport>>> report_volumes(PoolEntry& entry, std::string volume);
+
+  // host_snapshots.cc
+  struct SnapshotGroup;
+  Task<Result<std::vector<SnapshotInfo>>> with_volume(VolumeName name, VolumeAct act);
+  Task<Result<void>> take_group(SnapshotGroup* group);
+  Task<Result<std::vector<SnapshotReport>>> report_snapshots(Pool& pool, VolumeName name,
+                                                             VolumeId id,
+                                                             std::vector<SnapshotInfo> snapshots);
+  Task<Result<void>> check_no_dependents(Pool& pool, VolumeName name, VolumeId id);
 
   // host_attach.cc
   Attachment* find_attachment(const VolumeName& name) const;

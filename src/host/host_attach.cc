@@ -8,6 +8,7 @@
 #include "host/frontend.h"
 #include "host/host.h"
 #include "host/host_entries.h"
+#include "host/names.h"
 
 namespace holdfast {
 namespace {
@@ -86,13 +87,14 @@ ServiceSettings Host::service_settings(const Attachment& attachment) const {
 
 ShardVolume Host::shard_volume(const PoolEntry& entry, const VolumeName& name, VolumeId id,
                                bool read_only) const {
-  ShardVolume volume{name, entry.pool->info(), id, {}};
+  ShardVolume volume{name, entry.pool->info(), id, {}, {}};
   volume.options.checkpoint_log_bytes = config_.checkpoint_log_bytes;
   volume.options.cleaner_start_percent = config_.cleaner_start_percent;
   volume.options.cleaner_stop_percent = config_.cleaner_stop_percent;
   volume.options.cleaner_idle_percent = config_.cleaner_idle_percent;
   volume.options.checkpoint_idle = config_.checkpoint_idle;
   volume.options.read_only = read_only;
+  volume.snapshot = split_snapshot(name.volume).second;
   return volume;
 }
 
@@ -118,6 +120,8 @@ Task<Result<AttachAnswer>> Host::attach(AttachRequest request) {
   const std::string full_name = request.name.to_string();
   CO_TRY(check_protocol(request.protocol));
   CO_TRY(check_monitor(request.qmp_path));
+  const bool is_snapshot = !split_snapshot(request.name.volume).second.empty();
+  request.read_only = request.read_only || is_snapshot;
   const NameLocks::Lock lock = co_await locks_.acquire(full_name);
   CO_TRY(check_running());
   AttachAnswer answer;
@@ -145,7 +149,8 @@ Task<Result<AttachAnswer>> Host::attach(AttachRequest request) {
   }
   CO_TRY_ASSIGN(PoolEntry * entry, find_open_pool(request.name.pool));
   const PoolUse use(*entry);
-  CO_TRY(co_await find_volume(*entry->pool, request.name));
+  VolumeName volume{request.name.pool, split_snapshot(request.name.volume).first};
+  CO_TRY(co_await find_volume(*entry->pool, std::move(volume)));
   if (attachments_.size() >= limits::kAttachmentsMax) {
     co_return Error(ErrorCode::busy,
                     std::to_string(limits::kAttachmentsMax) +
@@ -188,7 +193,8 @@ Task<Result<void>> Host::serve(Attachment& attachment) {
   if (!entry.ok()) co_return fail(entry.take_error());
   const PoolUse use(*entry.value());
   if (!attachment.record.has_value()) {
-    auto record = co_await find_volume(*entry.value()->pool, attachment.name);
+    VolumeName volume{attachment.name.pool, split_snapshot(attachment.name.volume).first};
+    auto record = co_await find_volume(*entry.value()->pool, std::move(volume));
     if (!record.ok()) co_return fail(record.take_error());
     attachment.record = std::move(record).value();
   }
@@ -220,7 +226,8 @@ Task<Result<DoneAnswer>> Host::detach(VolumeName name) {
   if (attachment == nullptr) {
     CO_TRY_ASSIGN(PoolEntry * entry, find_open_pool(name.pool));
     const PoolUse use(*entry);
-    CO_TRY(co_await find_volume(*entry->pool, name));
+    VolumeName volume{name.pool, split_snapshot(name.volume).first};
+    CO_TRY(co_await find_volume(*entry->pool, std::move(volume)));
     co_return Error(ErrorCode::not_found,
                     "volume '" + name.to_string() + "' is not attached; nothing was done");
   }

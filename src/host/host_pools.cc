@@ -58,7 +58,7 @@ Task<Result<PoolChange>> Host::create_pool(CreatePoolRequest request) {
   entry->name = request.name;
   entry->location = normalized(request.location);
   entry->file_system = environment_.make_file_system();
-  const PoolContext context{executor_, *entry->file_system, environment_.holder, true};
+  const PoolContext context{executor_, *entry->file_system, environment_.holder};
   PoolCreateOptions options;
   options.shared = request.shared;
   options.segment_bytes = request.segment_bytes;
@@ -112,7 +112,7 @@ Task<Result<PoolChange>> Host::open_pool(PoolLocation request) {
 
 Task<Result<void>> Host::open_entry(PoolEntry& entry) {
   if (entry.file_system == nullptr) entry.file_system = environment_.make_file_system();
-  const PoolContext context{executor_, *entry.file_system, environment_.holder, true};
+  const PoolContext context{executor_, *entry.file_system, environment_.holder};
   auto pool = co_await holdfast::open_pool(context, entry.location);
   if (!pool.ok()) {
     entry.state = ServiceState::failed;

@@ -30,14 +30,14 @@ Result<void> check_volume_size(std::uint64_t size_bytes) {
   return {};
 }
 
-Uuid new_id(Executor& executor) {
+}  // namespace
+
+Uuid Host::new_volume_id(Executor& executor) {
   std::array<std::byte, 16> random;
   const std::uint64_t words[2] = {executor.random(), executor.random()};
   std::memcpy(random.data(), words, sizeof words);
   return Uuid::from_random(random);
 }
-
-}  // namespace
 
 Task<Result<VolumeRecord>> Host::find_volume(Pool& pool, VolumeName name) {
   CO_TRY_ASSIGN(std::vector<VolumeRecord> volumes, co_await pool.list_volumes());
@@ -97,7 +97,7 @@ Task<Result<VolumeReport>> Host::create_volume(CreateVolumeRequest request) {
                                          " volumes, which is the most; use another pool");
   }
   VolumeCreateOptions options;
-  options.id = new_id(executor_);
+  options.id = new_volume_id(executor_);
   options.name = request.name.volume;
   options.size_bytes = request.size_bytes;
   options.thick = request.thick;
@@ -250,10 +250,11 @@ Task<Result<VolumeReport>> Host::resize_volume(ResizeVolumeRequest request) {
       };
       CO_TRY_ASSIGN(attachment->served, co_await loops_[attachment->loop]->run(std::move(command)));
     } else {
-      auto command = [volume = shard_volume(*entry, request.name, record.id, false),
-                      size_bytes = request.size_bytes](ServiceShard& shard) {
-        return shard.resize_detached(volume, size_bytes);
+      VolumeAct act = [size_bytes = request.size_bytes](Volume& volume) {
+        return volume.resize(size_bytes);
       };
+      auto command = [volume = shard_volume(*entry, request.name, record.id, false),
+                      act](ServiceShard& shard) { return shard.with_volume(volume, act); };
       CO_TRY(co_await loops_[least_loaded()]->run(std::move(command)));
     }
     log_info("volume " + full_name + " was resized from " + format_bytes(current_bytes) + " to " +
@@ -285,6 +286,14 @@ Task<Result<VolumeReport>> Host::rename_volume(VolumeName name, std::string new_
                           "holdfast detach " +
                           name.to_string());
     }
+    for (const auto& [attached, unused] : attachments_) {
+      const auto [volume, snapshot] = split_snapshot(attached.volume);
+      if (attached.pool != name.pool || volume != name.volume || snapshot.empty()) continue;
+      co_return Error(ErrorCode::busy, "its snapshot '" + attached.to_string() +
+                                           "' is attached, and its socket carries the name; "
+                                           "detach it first: holdfast detach " +
+                                           attached.to_string());
+    }
     CO_TRY_ASSIGN(const std::vector<VolumeRecord> volumes, co_await entry->pool->list_volumes());
     if (std::any_of(volumes.begin(), volumes.end(),
                     [&](const VolumeRecord& volume) { return volume.name == new_name; })) {
@@ -312,7 +321,15 @@ Task<Result<DoneAnswer>> Host::remove_volume(VolumeName name) {
                                          "' is attached; detach it first: holdfast detach " +
                                          name.to_string());
   }
+  CO_TRY(co_await check_no_dependents(*entry->pool, name, record.id));
+  CO_TRY_ASSIGN(const std::optional<CloneMark> mark,
+                co_await Volume::clone_mark(*entry->pool, record.id));
   CO_TRY(co_await entry->pool->remove_volume(record.id));
+  if (mark.has_value()) {
+    // One that stays is found to be stale when the snapshot is to be removed.
+    const auto removed = co_await entry->pool->remove_clone_mark(*mark);
+    if (!removed.ok()) log_warning(removed.error().message());
+  }
   log_info("volume " + name.to_string() + " was removed");
   DoneAnswer answer;
   if (volume_holds_.erase(name) != 0) answer.warning = co_await save_state();

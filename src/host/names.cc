@@ -40,6 +40,19 @@ Result<void> check_name(std::string_view what, std::string_view name) {
   return {};
 }
 
+std::pair<std::string, std::string> split_snapshot(std::string_view name) {
+  const std::size_t at = name.find('@');
+  if (at == std::string_view::npos) return {std::string(name), {}};
+  return {std::string(name.substr(0, at)), std::string(name.substr(at + 1))};
+}
+
+Result<void> check_attachable_name(std::string_view name) {
+  const auto [volume, snapshot] = split_snapshot(name);
+  TRY(check_name("volume", volume));
+  if (name.find('@') == std::string_view::npos) return {};
+  return check_name("snapshot", snapshot);
+}
+
 std::size_t edit_distance(std::string_view a, std::string_view b) {
   std::vector<std::size_t> before_last(b.size() + 1);
   std::vector<std::size_t> last(b.size() + 1);

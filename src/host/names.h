@@ -5,6 +5,7 @@
 
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "base/result.h"
@@ -14,6 +15,11 @@ namespace holdfast {
 // [A-Za-z0-9][A-Za-z0-9._-]*, at most limits::kNameBytesMax. `what` ("pool", "volume") is for the
 // message.
 Result<void> check_name(std::string_view what, std::string_view name);
+
+// What is attached: a volume's name, or "VOLUME@SNAPSHOT".
+Result<void> check_attachable_name(std::string_view name);
+// The volume's name and, of a snapshot, its name; else empty.
+std::pair<std::string, std::string> split_snapshot(std::string_view name);
 
 // Insertions, deletions, replacements and swaps of neighbours (optimal string alignment) that turn
 // one into the other.

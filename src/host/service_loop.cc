@@ -56,7 +56,7 @@ Task<Result<ServiceReport>> ServiceShard::open(ServiceSettings settings, ShardVo
   volume.options.page_memory = &page_memory_;
   volume.options.cleaner_turns = &cleaner_turns_;
   ++place.opens_under_way;
-  const auto opened = co_await target.open(*place.pool, volume.id, volume.options);
+  const auto opened = co_await target.open(*place.pool, volume.id, volume.snapshot, volume.options);
   --place.opens_under_way;
   place.opened.notify_all();
   if (!opened.ok()) co_return opened.error();
@@ -77,17 +77,25 @@ Task<Result<ServiceReport>> ServiceShard::resize(VolumeName name, std::uint64_t 
   co_return *target.report();
 }
 
-Task<Result<void>> ServiceShard::resize_detached(ShardVolume volume, std::uint64_t size_bytes) {
+Task<Result<std::vector<SnapshotInfo>>> ServiceShard::with_volume(ShardVolume volume,
+                                                                  VolumeAct act) {
+  const auto served = services_.find(volume.name);
+  if (served != services_.end() && served->second->is_open()) {
+    Volume& open = served->second->volume();
+    CO_TRY(co_await act(open));
+    co_return open.snapshots();
+  }
   View& place = view(volume);
   volume.options.page_memory = &page_memory_;
   volume.options.cleaner_turns = &cleaner_turns_;
   CO_TRY_ASSIGN(
       const std::unique_ptr<Volume> opened,
       co_await Volume::open(environment_.executor, *place.pool, volume.id, volume.options));
-  auto resized = co_await opened->resize(size_bytes);
+  auto done = co_await act(*opened);
   auto closed = co_await opened->close();
-  if (!resized.ok()) co_return resized;
-  co_return closed;
+  if (!done.ok()) co_return done.take_error();
+  if (!closed.ok()) co_return closed.take_error();
+  co_return opened->snapshots();
 }
 
 Task<std::vector<std::pair<VolumeName, ServiceReport>>> ServiceShard::reports(

@@ -6,6 +6,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <optional>
@@ -28,7 +29,11 @@ struct ShardVolume {
   PoolInfo pool;
   VolumeId id;
   VolumeOptions options;  // but what the volumes of a loop share, which is the shard's
+  std::string snapshot;   // to be served instead of the volume
 };
+
+// Something done with a volume, on its loop. Called once.
+using VolumeAct = std::function<Task<Result<void>>(Volume& volume)>;
 
 // The volumes of one loop and what they share. Each of its pools is a view (pool/open_pool.h), made
 // when it is first needed; the host keeps the pool itself open as long.
@@ -49,7 +54,8 @@ class ServiceShard {
   // Closes and destroys the service, if there is one.
   Task<Result<void>> remove(VolumeName name);
   Task<Result<ServiceReport>> resize(VolumeName name, std::uint64_t size_bytes);
-  Task<Result<void>> resize_detached(ShardVolume volume, std::uint64_t size_bytes);
+  // On the volume that is served here, or on one that is opened for it, and closed after it.
+  Task<Result<std::vector<SnapshotInfo>>> with_volume(ShardVolume volume, VolumeAct act);
   // Of those that are open, or held while they are being opened. `short_pools`: where volumes
   // should free soon what they can.
   Task<std::vector<std::pair<VolumeName, ServiceReport>>> reports(

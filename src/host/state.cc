@@ -94,7 +94,7 @@ Result<HostState> decode_content(const Json& content) {
     SavedAttachment& saved = state.attachments.back();
     if (attachment.has("qmp")) saved.qmp_path = attachment.text("qmp");
     if (!attachment.ok() || !check_name("pool", saved.pool).ok() ||
-        !check_name("volume", saved.volume).ok()) {
+        !check_attachable_name(saved.volume).ok()) {
       return damaged("an attachment's entry");
     }
   }

@@ -73,11 +73,17 @@ Result<void> VolumeService::listen() {
   return {};
 }
 
-Task<Result<void>> VolumeService::open(Pool& pool, VolumeId id, VolumeOptions options) {
+Task<Result<void>> VolumeService::open(Pool& pool, VolumeId id, std::string snapshot,
+                                       VolumeOptions options) {
   HOLDFAST_ASSERT(!is_open());
   CO_TRY(listen());
   options.opening_hold = &opening_hold_;
-  CO_TRY_ASSIGN(volume_, co_await Volume::open(environment_.executor, pool, id, options));
+  if (snapshot.empty()) {
+    CO_TRY_ASSIGN(volume_, co_await Volume::open(environment_.executor, pool, id, options));
+  } else {
+    CO_TRY_ASSIGN(volume_, co_await Volume::open_snapshot(environment_.executor, pool, id,
+                                                          std::move(snapshot), options));
+  }
   frontend_ = make_frontend(environment_.vhost, *volume_, settings_.frontend);
   listener_->start_accepting();
   co_return Result<void>{};

@@ -64,8 +64,10 @@ class VolumeService {
   Result<void> listen();
   // Opens the volume, then accepts. When it fails it may be called again; the socket stays.
   // The pool outlives the service.
-  Task<Result<void>> open(Pool& pool, VolumeId id, VolumeOptions options);
+  // With `snapshot`: that of the volume, for reading.
+  Task<Result<void>> open(Pool& pool, VolumeId id, std::string snapshot, VolumeOptions options);
   bool is_open() const { return frontend_ != nullptr; }
+  Volume& volume() { return *volume_; }  // while it is open
   // Removes the socket, cuts the clients, closes the volume.
   Task<void> close();
 

@@ -46,6 +46,37 @@ std::string root_name(const RootId& root) {
   return numbered_name(kRootPrefix, root.epoch.value, root.number);
 }
 
+std::string snapshot_name(SnapshotNumber snapshot) {
+  char digits[kHexDigits + 1];
+  std::snprintf(digits, sizeof digits, "%016llx", static_cast<unsigned long long>(snapshot.value));
+  return std::string(kSnapshotPrefix).append(digits);
+}
+
+std::optional<SnapshotNumber> parse_snapshot_name(std::string_view name) {
+  if (!name.starts_with(kSnapshotPrefix)) return std::nullopt;
+  name.remove_prefix(kSnapshotPrefix.size());
+  if (name.size() != kHexDigits) return std::nullopt;
+  const auto number = parse_hex(name);
+  if (!number.has_value()) return std::nullopt;
+  return SnapshotNumber{*number};
+}
+
+std::string clone_mark_name(SnapshotNumber snapshot, const VolumeId& clone) {
+  const std::string digits = snapshot_name(snapshot).substr(kSnapshotPrefix.size());
+  return std::string(kCloneMarkPrefix).append(digits).append("-").append(clone.to_string());
+}
+
+std::optional<CloneMarkName> parse_clone_mark_name(std::string_view name) {
+  if (!name.starts_with(kCloneMarkPrefix)) return std::nullopt;
+  name.remove_prefix(kCloneMarkPrefix.size());
+  if (name.size() < kHexDigits + 1 || name[kHexDigits] != '-') return std::nullopt;
+  const auto number = parse_hex(name.substr(0, kHexDigits));
+  const std::string_view id = name.substr(kHexDigits + 1);
+  const auto clone = Uuid::parse(id);
+  if (!number.has_value() || !clone.has_value() || clone->to_string() != id) return std::nullopt;
+  return CloneMarkName{SnapshotNumber{*number}, *clone};
+}
+
 std::optional<NumberedName> parse_numbered_name(std::string_view prefix, std::string_view name) {
   if (!name.starts_with(prefix)) return std::nullopt;
   name.remove_prefix(prefix.size());

@@ -22,6 +22,8 @@ inline constexpr std::string_view kRemovingPrefix = ".removing-";
 inline constexpr std::string_view kNewPrefix = ".new-";
 inline constexpr std::string_view kSegmentPrefix = "seg-";
 inline constexpr std::string_view kRootPrefix = "root-";
+inline constexpr std::string_view kSnapshotPrefix = "snap-";
+inline constexpr std::string_view kCloneMarkPrefix = "clone-";
 
 // An epoch and a number within it, as segments and roots are named.
 struct NumberedName {
@@ -33,7 +35,15 @@ std::string join(std::string_view directory, std::string_view name);
 std::string parent_directory(const std::string& path);
 std::string segment_name(const SegmentId& segment);
 std::string root_name(const RootId& root);
-// Accepts exactly what the two above make; anything else is somebody else's file.
+std::string snapshot_name(SnapshotNumber snapshot);
+// Accept exactly what these make; anything else is somebody else's file.
 std::optional<NumberedName> parse_numbered_name(std::string_view prefix, std::string_view name);
+std::optional<SnapshotNumber> parse_snapshot_name(std::string_view name);
+std::string clone_mark_name(SnapshotNumber snapshot, const VolumeId& clone);
+struct CloneMarkName {
+  SnapshotNumber snapshot;
+  VolumeId clone;
+};
+std::optional<CloneMarkName> parse_clone_mark_name(std::string_view name);
 
 }  // namespace holdfast::dir_layout

@@ -164,7 +164,7 @@ Task<Result<std::unique_ptr<Pool>>> DirPool::open(PoolContext context, std::stri
   CO_TRY_ASSIGN(std::unique_ptr<FileLock> lock, co_await take_lock(&context, path));
   std::unique_ptr<DirPool> pool(
       new DirPool(std::move(context), info_of(path, *decoded), std::move(lock)));  // NOLINT
-  co_await pool->remove_leftovers();
+  co_await pool->remove_leftover_volumes();
   co_return std::unique_ptr<Pool>(std::move(pool));
 }
 
@@ -383,14 +383,8 @@ Task<Result<std::vector<RootId>>> DirPool::list_roots(VolumeId volume) {
                 co_await context_.file_system.list(directory));
   std::vector<RootId> roots;
   for (const std::string& name : names) {
-    if (const auto numbers = parse_numbered_name(kRootPrefix, name)) {
-      roots.push_back(RootId{volume, Epoch{numbers->epoch}, numbers->number});
-    } else if (name.starts_with(kNewPrefix)) {
-      const std::string path = join(directory, name);
-      if (context_.has_views || publishing_.contains(path)) continue;
-      const auto removed = co_await context_.file_system.remove_file(path);
-      if (!removed.ok()) log_warning(removed.error().message());
-    }
+    const auto numbers = parse_numbered_name(kRootPrefix, name);
+    if (numbers.has_value()) roots.push_back({volume, Epoch{numbers->epoch}, numbers->number});
   }
   std::sort(roots.begin(), roots.end());
   co_return roots;
@@ -406,6 +400,77 @@ Task<Result<void>> DirPool::remove_root(RootId root) {
   co_return co_await context_.file_system.remove_file(std::move(path));
 }
 
+Task<void> DirPool::remove_leftovers(VolumeId volume) {
+  const std::string directory = volume_path(volume);
+  const auto names = co_await context_.file_system.list(directory);
+  if (!names.ok()) co_return;
+  for (const std::string& name : names.value()) {
+    const std::string path = join(directory, name);
+    if (!name.starts_with(kNewPrefix) || publishing_.contains(path)) continue;
+    const auto removed = co_await context_.file_system.remove_file(path);
+    if (!removed.ok()) log_warning(removed.error().message());
+  }
+}
+
+Task<Result<void>> DirPool::publish_snapshot(SnapshotId snapshot, std::vector<std::byte> bytes) {
+  std::string directory = volume_path(snapshot.volume);
+  std::string name = snapshot_name(snapshot.number);
+  co_return co_await publish_file(std::move(directory), std::move(name), std::move(bytes));
+}
+
+Task<Result<void>> DirPool::remove_snapshot(SnapshotId snapshot) {
+  std::string directory = volume_path(snapshot.volume);
+  std::string path = join(directory, snapshot_name(snapshot.number));
+  auto removed = co_await context_.file_system.remove_file(std::move(path));
+  if (!removed.ok() && removed.error().code() != ErrorCode::not_found) co_return removed;
+  co_return co_await context_.file_system.sync_directory(std::move(directory));
+}
+
+Task<Result<std::vector<SnapshotId>>> DirPool::list_snapshots(VolumeId volume) {
+  std::string directory = volume_path(volume);
+  CO_TRY_ASSIGN(const std::vector<std::string> names,
+                co_await context_.file_system.list(std::move(directory)));
+  std::vector<SnapshotId> snapshots;
+  for (const std::string& name : names) {
+    if (const auto number = parse_snapshot_name(name)) snapshots.push_back({volume, *number});
+  }
+  std::sort(snapshots.begin(), snapshots.end());
+  co_return snapshots;
+}
+
+Task<Result<void>> DirPool::add_clone_mark(CloneMark mark) {
+  std::string directory = volume_path(mark.snapshot.volume);
+  std::string path = join(directory, clone_mark_name(mark.snapshot.number, mark.clone));
+  CO_TRY(co_await context_.file_system.write_file(std::move(path), {}));
+  co_return co_await context_.file_system.sync_directory(std::move(directory));
+}
+
+Task<Result<void>> DirPool::remove_clone_mark(CloneMark mark) {
+  std::string directory = volume_path(mark.snapshot.volume);
+  std::string path = join(directory, clone_mark_name(mark.snapshot.number, mark.clone));
+  auto removed = co_await context_.file_system.remove_file(std::move(path));
+  if (!removed.ok() && removed.error().code() != ErrorCode::not_found) co_return removed;
+  co_return co_await context_.file_system.sync_directory(std::move(directory));
+}
+
+Task<Result<std::vector<CloneMark>>> DirPool::list_clone_marks(VolumeId volume) {
+  std::string directory = volume_path(volume);
+  CO_TRY_ASSIGN(const std::vector<std::string> names,
+                co_await context_.file_system.list(std::move(directory)));
+  std::vector<CloneMark> marks;
+  for (const std::string& name : names) {
+    const auto parsed = parse_clone_mark_name(name);
+    if (parsed.has_value()) marks.push_back({{volume, parsed->snapshot}, parsed->clone});
+  }
+  std::sort(marks.begin(), marks.end());
+  co_return marks;
+}
+
+Task<Result<std::vector<std::byte>>> DirPool::read_snapshot(SnapshotId snapshot) {
+  std::string path = join(volume_path(snapshot.volume), snapshot_name(snapshot.number));
+  co_return co_await context_.file_system.read_file(std::move(path));
+}
+
 std::string DirPool::volume_path(const VolumeId& volume) const {
   return join(volumes_path(), volume.to_string());
 }
@@ -416,7 +481,7 @@ std::string DirPool::root_path(const RootId& root) const {
   return join(volume_path(root.volume), root_name(root));
 }
 
-Task<void> DirPool::remove_leftovers() {
+Task<void> DirPool::remove_leftover_volumes() {
   std::string volumes = volumes_path();
   const auto names = co_await context_.file_system.list(std::move(volumes));
   if (!names.ok()) {

@@ -55,6 +55,14 @@ class DirPool final : public Pool {
   Task<Result<std::vector<RootId>>> list_roots(VolumeId volume) override;
   Task<Result<std::vector<std::byte>>> read_root(RootId root) override;
   Task<Result<void>> remove_root(RootId root) override;
+  Task<void> remove_leftovers(VolumeId volume) override;
+  Task<Result<void>> publish_snapshot(SnapshotId snapshot, std::vector<std::byte> bytes) override;
+  Task<Result<void>> remove_snapshot(SnapshotId snapshot) override;
+  Task<Result<std::vector<SnapshotId>>> list_snapshots(VolumeId volume) override;
+  Task<Result<std::vector<std::byte>>> read_snapshot(SnapshotId snapshot) override;
+  Task<Result<void>> add_clone_mark(CloneMark mark) override;
+  Task<Result<void>> remove_clone_mark(CloneMark mark) override;
+  Task<Result<std::vector<CloneMark>>> list_clone_marks(VolumeId volume) override;
 
  private:
   // An entry of a set for as long as a coroutine's frame lives.
@@ -82,7 +90,7 @@ class DirPool final : public Pool {
   std::string volume_path(const VolumeId& volume) const;
   std::string segment_path(const SegmentId& segment) const;
   std::string root_path(const RootId& root) const;
-  Task<void> remove_leftovers();
+  Task<void> remove_leftover_volumes();
   Task<Result<void>> remove_tree(std::string path);
   // no_space when a segment of a guest's would lie, or lies (0 more bytes), in the reserve.
   Task<Result<void>> check_reserve(SegmentPurpose purpose, std::uint64_t wanted_bytes);

@@ -74,7 +74,7 @@ class TweakedFileSystem final : public FileSystem {
 
 class DirHarness final : public PoolHarness {
  public:
-  explicit DirHarness(bool has_views = false) : has_views_(has_views) {
+  DirHarness() {
     PoolCreateOptions options;
     options.segment_bytes = kContractSegmentBytes;
     auto created = run(create_pool(context("test holder"), location(), options));
@@ -97,19 +97,12 @@ class DirHarness final : public PoolHarness {
     return run_task<T>([this](const std::function<bool()>& done) { run_until(done); },
                        std::move(task));
   }
-  PoolContext context(std::string holder) {
-    return PoolContext{*loop_, files_, std::move(holder), has_views_};
-  }
+  PoolContext context(std::string holder) { return PoolContext{*loop_, files_, std::move(holder)}; }
   Loop& loop() { return *loop_; }
   std::string path() const { return directory_.path() + "/pool"; }
   std::string location() const { return "dir:" + path(); }
   using Opened = Result<std::unique_ptr<Pool>>;
   Opened open() { return run(open_pool(context("test holder"), location())); }
-  Opened open(bool has_views) {
-    PoolContext viewed = context("test holder");
-    viewed.has_views = has_views;
-    return run(open_pool(std::move(viewed), location()));
-  }
   void close() { pool_.reset(); }
   TweakedFileSystem& files() { return files_; }
   const std::string& directory() const { return directory_.path(); }
@@ -119,7 +112,6 @@ class DirHarness final : public PoolHarness {
   std::unique_ptr<Loop> loop_ = Loop::create().value();
   Disk disk_{*loop_};
   TweakedFileSystem files_{disk_};
-  const bool has_views_;
   std::unique_ptr<Pool> pool_;
 };
 
@@ -175,6 +167,26 @@ class ViewedPool final : public Pool {
     return view_->read_root(root);
   }
   Task<Result<void>> remove_root(RootId root) override { return view_->remove_root(root); }
+  Task<void> remove_leftovers(VolumeId volume) override { return view_->remove_leftovers(volume); }
+  Task<Result<void>> publish_snapshot(SnapshotId snapshot, std::vector<std::byte> bytes) override {
+    return view_->publish_snapshot(snapshot, std::move(bytes));
+  }
+  Task<Result<void>> remove_snapshot(SnapshotId snapshot) override {
+    return view_->remove_snapshot(snapshot);
+  }
+  Task<Result<std::vector<SnapshotId>>> list_snapshots(VolumeId volume) override {
+    return first_.list_snapshots(volume);
+  }
+  Task<Result<std::vector<std::byte>>> read_snapshot(SnapshotId snapshot) override {
+    return first_.read_snapshot(snapshot);
+  }
+  Task<Result<void>> add_clone_mark(CloneMark mark) override { return first_.add_clone_mark(mark); }
+  Task<Result<void>> remove_clone_mark(CloneMark mark) override {
+    return first_.remove_clone_mark(mark);
+  }
+  Task<Result<std::vector<CloneMark>>> list_clone_marks(VolumeId volume) override {
+    return first_.list_clone_marks(volume);
+  }
 
  private:
   Pool& first_;
@@ -200,7 +212,7 @@ class ViewHarness final : public PoolHarness {
     viewed_ = std::make_unique<ViewedPool>(first_.pool(), view_pool(first_.pool().info(), context));
   }
 
-  DirHarness first_{true};
+  DirHarness first_;
   std::unique_ptr<Disk> files_;
   std::unique_ptr<ViewedPool> viewed_;
 };
@@ -211,6 +223,11 @@ std::unique_ptr<PoolHarness> make_view_harness() {
 
 INSTANTIATE_TEST_SUITE_P(Dir, PoolContract, testing::Values(&make_harness));
 INSTANTIATE_TEST_SUITE_P(DirView, PoolContract, testing::Values(&make_view_harness));
+
+Task<bool> remove_leftovers(Pool* pool, VolumeId volume) {
+  co_await pool->remove_leftovers(volume);
+  co_return true;
+}
 
 class DirPoolTest : public testing::Test {
  protected:
@@ -396,31 +413,21 @@ TEST_F(DirPoolTest, LeftoversOfInterruptedOperationsAreRemovedAtOpen) {
   std::ofstream(creating / "volume") << "x";
   fs::create_directory(removing);
   std::ofstream(removing / "seg-0000000000000001-0000000000000001") << "x";
-  std::ofstream(volume() / ".new-root-0000000000000001-0000000000000005") << "x";
   harness_.reopen();
   EXPECT_FALSE(fs::exists(creating));
   EXPECT_FALSE(fs::exists(removing));
+}
+
+TEST_F(DirPoolTest, WhatAPublishingLeftIsRemovedOnlyWhenTheVolumesOwnerAsks) {
+  make_volume();
+  const fs::path left = volume() / ".new-root-0000000000000001-0000000000000005";
+  std::ofstream(left) << "x";
   const auto roots = run(harness_.pool().list_roots(volume_id()));
   ASSERT_TRUE(roots.ok());
   EXPECT_EQ(roots->size(), 1u);
-  EXPECT_FALSE(fs::exists(volume() / ".new-root-0000000000000001-0000000000000005"));
-}
-
-TEST_F(DirPoolTest, WithViewsOnlyTheViewRemovesWhatAPublishingLeft) {
-  make_volume();
-  harness_.close();
-  DirHarness::Opened first = harness_.open(true);
-  ASSERT_TRUE(first.ok()) << first.error().message();
-  const fs::path published = volume() / ".new-root-0000000000000001-0000000000000005";
-  std::ofstream(published) << "x";
-  EXPECT_TRUE(run(first.value()->list_roots(volume_id())).ok());
-  EXPECT_TRUE(fs::exists(published)) << "a volume on a view may be writing it";
-  Disk files(harness_.loop());
-  const auto view = view_pool(first.value()->info(), PoolContext{harness_.loop(), files, ""});
-  const auto roots = run(view->list_roots(volume_id()));
-  ASSERT_TRUE(roots.ok());
-  EXPECT_EQ(roots->size(), 1u);
-  EXPECT_FALSE(fs::exists(published));
+  EXPECT_TRUE(fs::exists(left)) << "a volume on another view may be writing it";
+  run(remove_leftovers(&harness_.pool(), volume_id()));
+  EXPECT_FALSE(fs::exists(left));
 }
 
 TEST_F(DirPoolTest, AViewNeedsNoLockAndLeavesItToThePool) {

@@ -20,8 +20,6 @@ struct PoolContext {
   FileSystem& file_system;
   // A line for people about this daemon: "holdfastd pid 123 on host x since ..."
   std::string holder;
-  // Volumes are opened through views only: what volumes publish is theirs, also as leftovers.
-  bool has_views = false;
 };
 
 struct PoolCreateOptions {
@@ -39,7 +37,7 @@ Task<Result<std::unique_ptr<Pool>>> create_pool(PoolContext context, std::string
 Task<Result<std::unique_ptr<Pool>>> open_pool(PoolContext context, std::string location);
 
 // The same open pool for volumes on another executor; `info` is that of the pool that open_pool or
-// create_pool returned (with has_views), which outlives the view: the lock is its alone.
+// create_pool returned which outlives the view: the lock is its alone.
 // A view is for the segments and roots of the volumes that live on its executor, each of which is
 // on one view at a time. Volumes are created, renamed, removed and listed only through the first.
 std::unique_ptr<Pool> view_pool(PoolInfo info, PoolContext context);

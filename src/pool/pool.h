@@ -51,6 +51,13 @@ struct PoolSpace {
   std::uint64_t reserve_bytes = 0;    // of it, kept for metadata, deletes and the cleaner
 };
 
+// `clone` reads what `snapshot` keeps.
+struct CloneMark {
+  SnapshotId snapshot;
+  VolumeId clone;
+  auto operator<=>(const CloneMark&) const = default;
+};
+
 // Who asks for a segment: guests are refused (no_space) at the reserve; at half of it while a
 // discard of theirs waits, which frees space; metadata only at the end.
 enum class SegmentPurpose { guest_data, guest_discard, metadata };
@@ -86,6 +93,23 @@ class Pool {
   virtual Task<Result<std::vector<RootId>>> list_roots(VolumeId volume) = 0;
   virtual Task<Result<std::vector<std::byte>>> read_root(RootId root) = 0;
   virtual Task<Result<void>> remove_root(RootId root) = 0;
+  // What a crash left of publishing. For whoever has the volume open: nobody else may publish.
+  virtual Task<void> remove_leftovers(VolumeId volume) = 0;
+
+  // Snapshots. Publishing is atomic; both are durable when they return. After an error either may
+  // have happened, or may happen by itself after a crash. Removing one that is gone is fine.
+  virtual Task<Result<void>> publish_snapshot(SnapshotId snapshot,
+                                              std::vector<std::byte> bytes) = 0;
+  virtual Task<Result<void>> remove_snapshot(SnapshotId snapshot) = 0;
+  virtual Task<Result<std::vector<SnapshotId>>> list_snapshots(VolumeId volume) = 0;  // ascending
+  virtual Task<Result<std::vector<std::byte>>> read_snapshot(SnapshotId snapshot) = 0;
+
+  // Which volumes were cloned from a snapshot, beside that snapshot's volume: marks, durable when
+  // add or remove returns. A mark may outlive its volume (a crash came between), but no clone is
+  // without one.
+  virtual Task<Result<void>> add_clone_mark(CloneMark mark) = 0;
+  virtual Task<Result<void>> remove_clone_mark(CloneMark mark) = 0;  // gone already: fine
+  virtual Task<Result<std::vector<CloneMark>>> list_clone_marks(VolumeId volume) = 0;
 };
 
 }  // namespace holdfast

@@ -321,6 +321,43 @@ TEST_P(PoolContract, RootsArePublishedReadAndRemovedByIdentity) {
   EXPECT_EQ(run(pool().list_roots(id_of(1))).value().size(), 2u);
 }
 
+TEST_P(PoolContract, SnapshotsArePublishedReadAndRemovedByNumber) {
+  ASSERT_TRUE(create(1, "one").ok());
+  ASSERT_TRUE(create(2, "two").ok());
+  const SnapshotId first{id_of(1), SnapshotNumber{1}};
+  const SnapshotId tenth{id_of(1), SnapshotNumber{10}};
+  const Bytes large(8192, std::byte{9});
+  ASSERT_TRUE(run(pool().publish_snapshot(tenth, large)).ok());
+  ASSERT_TRUE(run(pool().publish_snapshot(first, bytes_of("first"))).ok());
+  harness_->reopen();
+  EXPECT_EQ(run(pool().list_snapshots(id_of(1))).value(), (std::vector<SnapshotId>{first, tenth}));
+  EXPECT_TRUE(run(pool().list_snapshots(id_of(2))).value().empty());
+  EXPECT_EQ(run(pool().read_snapshot(tenth)).value(), large);
+  EXPECT_EQ(run(pool().list_roots(id_of(1))).value().size(), 1u) << "a snapshot is no root";
+  ASSERT_TRUE(run(pool().remove_snapshot(first)).ok());
+  EXPECT_TRUE(run(pool().remove_snapshot(first)).ok()) << "it is gone already";
+  EXPECT_EQ(code_of(run(pool().read_snapshot(first))), ErrorCode::not_found);
+  EXPECT_EQ(run(pool().list_snapshots(id_of(1))).value(), (std::vector<SnapshotId>{tenth}));
+  ASSERT_TRUE(run(pool().remove_volume(id_of(1))).ok());
+  EXPECT_EQ(code_of(run(pool().list_snapshots(id_of(1)))), ErrorCode::not_found);
+}
+
+TEST_P(PoolContract, CloneMarksAreKeptBesideTheParent) {
+  ASSERT_TRUE(create(1, "one").ok());
+  const CloneMark second{{id_of(1), SnapshotNumber{3}}, id_of(2)};
+  const CloneMark third{{id_of(1), SnapshotNumber{3}}, id_of(3)};
+  ASSERT_TRUE(run(pool().add_clone_mark(second)).ok());
+  ASSERT_TRUE(run(pool().add_clone_mark(third)).ok());
+  EXPECT_TRUE(run(pool().add_clone_mark(third)).ok()) << "twice is once";
+  harness_->reopen();
+  EXPECT_EQ(run(pool().list_clone_marks(id_of(1))).value(),
+            (std::vector<CloneMark>{second, third}));
+  ASSERT_TRUE(run(pool().remove_clone_mark(second)).ok());
+  EXPECT_TRUE(run(pool().remove_clone_mark(second)).ok()) << "it is gone already";
+  EXPECT_EQ(run(pool().list_clone_marks(id_of(1))).value(), (std::vector<CloneMark>{third}));
+  ASSERT_TRUE(run(pool().remove_volume(id_of(1))).ok()) << "with its marks";
+}
+
 TEST_P(PoolContract, VolumesThatDoNotExistHaveNothing) {
   EXPECT_EQ(code_of(run(pool().list_roots(id_of(7)))), ErrorCode::not_found);
   EXPECT_EQ(code_of(run(pool().list_segments(id_of(7)))), ErrorCode::not_found);

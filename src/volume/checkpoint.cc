@@ -150,11 +150,11 @@ Task<Result<void>> VolumeImpl::checkpoint() {
   co_return Result<void>{};
 }
 
-Task<void> VolumeImpl::checkpoint_now() {
+Task<void> VolumeImpl::checkpoint_now(SnapshotTaking* taking) {
   while (checkpoint_running_) co_await checkpoint_done_.wait();
   checkpoint_running_ = true;
   checkpoint_wanted_ = false;
-  co_await checkpoint_once();
+  co_await checkpoint_once(taking);
   victims_.clear();
   fruitless_at_ = 0;
   dead_after_checkpoint_ = store_.dead_segments();
@@ -163,6 +163,7 @@ Task<void> VolumeImpl::checkpoint_now() {
   checkpoint_done_.notify_all();
   wake_crowded();
   free_soon();
+  if (has_more_dead_) want_checkpoint();
   maybe_clean();
 }
 
@@ -176,7 +177,7 @@ Task<void> VolumeImpl::sync_applied() {
   }
 }
 
-Task<void> VolumeImpl::checkpoint_once() {
+Task<void> VolumeImpl::checkpoint_once(SnapshotTaking* taking) {
   HoldTracker::Operation held(hold_);  // from a place that cannot be written to one that can
   for (;;) {
     Flush flush;
@@ -186,7 +187,7 @@ Task<void> VolumeImpl::checkpoint_once() {
     log_.pause_apply();
     co_await sync_applied();
     co_await make_page_room();  // for pages dirtied since; rarely anything
-    freeze(flush);
+    freeze(flush, taking);
     log_.resume_apply();
 
     if (canary::kPublishBeforePagesAreDurable) co_await publish(flush.root);
@@ -201,6 +202,8 @@ Task<void> VolumeImpl::checkpoint_once() {
     held.succeeded();
     if (!canary::kPublishBeforePagesAreDurable) co_await publish(flush.root);
     ++checkpoints_done_;
+    if (taking != nullptr) co_await publish_snapshot(flush.root, taking);
+    co_await remove_doubtful_snapshots();
     if (!canary::kFreeBeforeCheckpoint) co_await remove_dead(flush.dead);
     co_return;
   }
@@ -294,7 +297,7 @@ void VolumeImpl::assign_page(PagedArray& array, Page& page, Flush& flush) {
 
 // Children before parents; then the table, whose own places change counts in the table, until
 // nothing is left to place.
-void VolumeImpl::freeze(Flush& flush) {
+void VolumeImpl::freeze(Flush& flush, SnapshotTaking* taking) {
   for (std::uint8_t level = 0; level < format::kPageLevels; ++level) {
     while (Page* page = map_.first_dirty(level)) assign_page(map_, *page, flush);
   }
@@ -319,6 +322,13 @@ void VolumeImpl::freeze(Flush& flush) {
   root.position = log_.position();
   root.next_segment = store_.next_number();
   if (has_cold_segments_) root.incompatible_features |= format::kFeatureColdSegments;
+  if (taking != nullptr) {
+    // What dies from here on may be live in the snapshot.
+    ++newest_snapshot_.value;
+    store_.set_newest_snapshot(newest_snapshot_);
+    root.incompatible_features |= format::kFeatureSnapshots;
+  }
+  root.newest_snapshot = newest_snapshot_;
   root.page_segment = SegmentNumber{};
   root.page_segment_used_blocks = 0;
   if (!page_segments_.empty()) {
@@ -340,12 +350,15 @@ std::vector<SegmentNumber> VolumeImpl::take_dead(const format::LogPosition& posi
   for (const SegmentNumber number : candidates) {
     const SegmentEntry entry = store_.entry(number);
     if (entry.state != SegmentState::sealed || entry.live_blocks != 0) continue;
+    if (store_.is_kept(number, entry)) continue;  // until that snapshot is removed
     const bool replay_needs_it = entry.stream == SegmentStream::main && entry.epoch == epoch_ &&
                                  position.segment.value != 0 && number >= position.segment;
-    (replay_needs_it ? later : dead).push_back(number);
+    const bool is_enough = dead.size() == limits::kRemovalsPerCheckpointMax;
+    (replay_needs_it || is_enough ? later : dead).push_back(number);
   }
   candidates = std::move(later);
   dead_when_freed_ = candidates.size();
+  has_more_dead_ = dead.size() == limits::kRemovalsPerCheckpointMax;
   return dead;
 }
 

@@ -71,7 +71,7 @@ bool VolumeImpl::wants_cleaning(std::uint32_t percent) const {
 
 // Called whenever garbage may have grown.
 void VolumeImpl::maybe_clean() {
-  if (cleaning_ || closing_ || !serving_ || options_.cleaner_start_percent > 100) return;
+  if (cleaning_ || closing_ || rolling_back_ || !serving_ || options_.cleaner_start_percent > 100) return;
   if (!wants_cleaning(options_.cleaner_start_percent)) return;
   // Nothing was worth it, and nothing has been added since.
   const bool may_want_more = space_is_short() || (trimmed_blocks_ != 0 && guest_rests());
@@ -82,14 +82,14 @@ void VolumeImpl::maybe_clean() {
 
 Task<void> VolumeImpl::clean() {
   CleanerTurns::Turn turn;
-  while (!closing_ && !turn.take(turns_, space_is_short())) {
+  while (!closing_ && !rolling_back_ && !turn.take(turns_, space_is_short())) {
     co_await sleep_for(executor_, space_is_short() ? kUrgentTurnWait : kTurnWait);
   }
   Cleaning cleaning(executor_);
   Backoff backoff;
   pace_.begin(executor_.now());
   cleaner_works_ = true;
-  while (!closing_) {
+  while (!closing_ && !rolling_back_) {
     if (!wants_cleaning(options_.cleaner_stop_percent)) {
       if (!guest_rests()) break;
       if (!victims_.empty()) {  // no guest's checkpoint would come to free them
@@ -153,6 +153,7 @@ bool VolumeImpl::is_worth_cleaning(SegmentNumber number, const SegmentEntry& ent
   if (entry.state != SegmentState::sealed || entry.live_blocks == 0) return false;
   if (entry.live_blocks * 100ull > blocks_of(entry) * (100ull - kGarbagePercentMin)) return false;
   if (victims_.contains(number.value) || uncleanable_.contains(number.value)) return false;
+  if (store_.is_pinned(number) || store_.is_foreign(number)) return false;
   // Records that are not applied yet look like garbage.
   const SegmentNumber log_begin = log_.position().segment;
   return entry.stream != SegmentStream::main || entry.epoch != epoch_ || log_begin.value == 0 ||

@@ -201,8 +201,8 @@ class GoldenPoolTest : public testing::Test {
   fs::path path() const { return fs::path(directory_.path()) / "pool"; }
   template <typename T>
   T run(Task<T> task) {
-    return run_task<T>(
-        [this](const auto& done) { ASSERT_TRUE(loop_->run_until(done, 60s)); }, std::move(task));
+    return run_task<T>([this](const auto& done) { ASSERT_TRUE(loop_->run_until(done, 60s)); },
+                       std::move(task));
   }
   void open() {
     if (pool_ == nullptr) {
@@ -245,11 +245,10 @@ class GoldenPoolTest : public testing::Test {
   }
   void run_steps(std::vector<Script::Step> steps) {
     for (Script::Step& step : steps) {
-      std::byte* const data =
-          step.operation == BlockOperation::write ? step.bytes.data() : nullptr;
-      ASSERT_EQ(submit(step.operation, step.offset_bytes, step.bytes.size(), data,
-                       step.keep_allocated),
-                BlockStatus::ok);
+      std::byte* const data = step.operation == BlockOperation::write ? step.bytes.data() : nullptr;
+      ASSERT_EQ(
+          submit(step.operation, step.offset_bytes, step.bytes.size(), data, step.keep_allocated),
+          BlockStatus::ok);
     }
   }
   void expect_content(const Bytes& expected) {

@@ -55,8 +55,12 @@ void PageMemory::release(std::byte* frame) {
   }
 }
 
-void PageMemory::mark_evictable(Page& page) { evictable_->pages.push_back(page); }
-void PageMemory::unmark_evictable(Page& page) { page.lru_link.unlink(); }
+void PageMemory::mark_evictable(Page& page) {
+  evictable_->pages.push_back(page);
+}
+void PageMemory::unmark_evictable(Page& page) {
+  page.lru_link.unlink();
+}
 void PageMemory::touch(Page& page) {
   if (!page.lru_link.is_linked()) return;
   page.lru_link.unlink();
@@ -67,7 +71,11 @@ void PageMemory::add_busy(std::int64_t frames) {
   busy_frames_ = static_cast<std::uint64_t>(static_cast<std::int64_t>(busy_frames_) + frames);
 }
 
-std::uint64_t PageMemory::bytes_in_use() const { return frames_in_use_ * kBlockBytes; }
-std::uint64_t PageMemory::bytes_max() const { return frames_max_ * kBlockBytes; }
+std::uint64_t PageMemory::bytes_in_use() const {
+  return frames_in_use_ * kBlockBytes;
+}
+std::uint64_t PageMemory::bytes_max() const {
+  return frames_max_ * kBlockBytes;
+}
 
 }  // namespace holdfast

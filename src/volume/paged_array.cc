@@ -219,6 +219,25 @@ void PagedArray::evict(Page& page) {
   if (parent != nullptr) unpin(*parent);
 }
 
+bool PagedArray::replace_top(BlockLocation top) {
+  std::vector<Page*> by_level[kPageLevels];
+  std::uint64_t children = 0;
+  for (const auto& [unused, page] : pages_) {
+    if (!page->ready || page->dirty || page->flushing || page->assigned) return false;
+    by_level[page->level].push_back(page.get());
+    children += page->parent != nullptr ? 1 : 0;
+  }
+  // Nobody holds a page but its own children.
+  std::uint64_t pins = 0;
+  for (const auto& [unused, page] : pages_) pins += page->pins;
+  if (pins != children) return false;
+  for (const std::vector<Page*>& pages : by_level) {  // children before parents
+    for (Page* page : pages) evict(*page);
+  }
+  top_ = top;
+  return true;
+}
+
 std::byte* PagedArray::writable(Page& page) {
   HOLDFAST_ASSERT(page.ready);
   if (page.assigned) return page.image;
@@ -287,13 +306,9 @@ void PagedArray::end_flush(Page& page) {
 }
 
 format::PageIdentity PagedArray::identity_of(const Page& page, BlockLocation location) const {
-  return {volume_,
-          storage_.epoch_of(location.segment()),
-          location.segment(),
-          location.block_index(),
-          kind_,
-          page.level,
-          page.index};
+  const SegmentId segment = storage_.segment_id(location.segment());
+  return {segment.volume, segment.epoch, segment.number, location.block_index(),
+          kind_,          page.level,    page.index};
 }
 
 }  // namespace holdfast

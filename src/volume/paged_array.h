@@ -69,7 +69,8 @@ class PageStorage {
   virtual ~PageStorage() = default;
   virtual Task<Result<void>> read_block(format::BlockLocation location,
                                         std::span<std::byte> block) = 0;
-  virtual Epoch epoch_of(SegmentNumber segment) const = 0;
+  // Whose the segment is, and of which epoch.
+  virtual SegmentId segment_id(SegmentNumber segment) const = 0;
 };
 
 class PagedArray {
@@ -85,6 +86,8 @@ class PagedArray {
   ~PagedArray();
 
   void set_top(format::BlockLocation top) { top_ = top; }
+  // Gives up every page for another tree. False, and nothing is done, while any is in use or dirty.
+  bool replace_top(format::BlockLocation top);
   format::BlockLocation top() const { return top_; }
 
   // The resident page, or null: then load() it.

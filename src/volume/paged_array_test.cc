@@ -30,7 +30,7 @@ class FakeStorage final : public PageStorage {
     std::copy(found->second.begin(), found->second.end(), block.begin());
     co_return Result<void>{};
   }
-  Epoch epoch_of(SegmentNumber) const override { return Epoch{3}; }
+  SegmentId segment_id(SegmentNumber segment) const override { return {{}, Epoch{3}, segment}; }
   void open_gate() {
     is_open = true;
     while (!waiting.empty()) {

@@ -69,6 +69,8 @@ Task<Result<void>> VolumeImpl::recover(const std::vector<RootId>& roots, Monoton
   CO_TRY_ASSIGN(std::vector<SegmentId> listed, co_await pool_.list_segments(id_));
   listing.reset();
   store_.set_listed(listed);
+  store_.set_lineage(root_.lineage);
+  CO_TRY(co_await load_snapshots());
   CO_TRY(co_await store_.load_table(root_.segment_table_top));
   map_.set_top(root_.map_top);
   epoch_ = root_.id.epoch;
@@ -343,11 +345,11 @@ void VolumeImpl::seal_left_open() {
       used = end->second;
     } else if (number == root_.page_segment) {
       used = root_.page_segment_used_blocks;
-    } else if (entry.live_blocks != 0) {
-      used = segment_blocks_;
+    } else if (entry.live_blocks != 0 || store_.is_pinned(number)) {
+      used = segment_blocks_;  // a snapshot may still read what is dead here
     }
     store_.seal(number, used);
-    if (used < segment_blocks_) {
+    if (used < segment_blocks_ && !store_.is_foreign(number)) {
       trims_.push_back({SegmentId{id_, entry.epoch, number}, used * kBlockBytes});
     }
   }
@@ -356,6 +358,7 @@ void VolumeImpl::seal_left_open() {
 
 // Space only; the volume serves already.
 Task<void> VolumeImpl::tidy_after_recovery() {
+  co_await pool_.remove_leftovers(id_);
   for (const SegmentId& orphan : orphans_) {
     const Result<void> removed = co_await store_.remove_listed(orphan);
     if (!removed.ok()) log_warning("volume " + info_.name + ": " + removed.error().message());

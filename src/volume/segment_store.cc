@@ -50,9 +50,9 @@ Task<Result<void>> SegmentStore::load_table(format::BlockLocation top) {
     CO_TRY(co_await load_table_pages(kPageLevels - 1, 0));
   }
   for_each_entry([this](SegmentNumber number, const SegmentEntry& found) {
-    ++segment_count_;
+    if (!is_foreign(number)) ++segment_count_;
     live_blocks_ += found.live_blocks;
-    count_sealed(found, true);
+    count_sealed(number, found, true);
     if (found.state == SegmentState::sealed && found.live_blocks == 0) {
       dead_candidates_.push_back(number);
     }
@@ -104,8 +104,9 @@ void SegmentStore::set_entry(SegmentNumber segment, const SegmentEntry& entry) {
       format::load_segment_entry(format::segment_entry_at(page->image, slot));
   format::store_segment_entry(format::segment_entry_at(table_.writable(*page), slot), entry);
   live_blocks_ = live_blocks_ - before.live_blocks + entry.live_blocks;
-  count_sealed(before, false);
-  count_sealed(entry, true);
+  count_sealed(segment, before, false);
+  count_sealed(segment, entry, true);
+  if (is_foreign(segment)) return;
   if (before.state == SegmentState::absent && entry.state != SegmentState::absent) {
     ++segment_count_;
   }
@@ -144,18 +145,63 @@ void SegmentStore::add_live(SegmentNumber segment, std::int64_t blocks) {
               std::to_string(segment.value) + " would fall below zero; the segment is kept");
     return;
   }
-  count_sealed(entry, false);
+  count_sealed(segment, entry, false);
   entry.live_blocks = static_cast<std::uint32_t>(live);
-  count_sealed(entry, true);
+  count_sealed(segment, entry, true);
   store_little(at + kLiveOffset, entry.live_blocks);
   live_blocks_ = static_cast<std::uint64_t>(static_cast<std::int64_t>(live_blocks_) + blocks);
-  if (live == 0 && entry.state == SegmentState::sealed) {
-    dead_candidates_.push_back(segment);
+  if (live == 0 && at[kStateOffset] == static_cast<std::byte>(SegmentState::sealed)) {
+    set_died(at, segment);
   }
 }
 
-void SegmentStore::count_sealed(const SegmentEntry& entry, bool add) {
-  if (entry.state != SegmentState::sealed) return;
+void SegmentStore::set_died(std::byte* entry, SegmentNumber segment) {
+  constexpr std::size_t kDiedAfterOffset = 24;
+  store_little(entry + kDiedAfterOffset, newest_snapshot_.value);
+  dead_candidates_.push_back(segment);
+}
+
+// --- Snapshots ---
+
+void SegmentStore::keep_for(SnapshotNumber snapshot, SegmentNumber next_segment) {
+  const auto at = std::lower_bound(
+      snapshots_.begin(), snapshots_.end(), snapshot,
+      [](const KeptSnapshot& kept, SnapshotNumber number) { return kept.number < number; });
+  snapshots_.insert(at, KeptSnapshot{snapshot, next_segment});
+  count_all_sealed();
+}
+
+void SegmentStore::forget_snapshot(SnapshotNumber snapshot) {
+  std::erase_if(snapshots_, [&](const KeptSnapshot& kept) { return kept.number == snapshot; });
+  count_all_sealed();
+}
+
+bool SegmentStore::is_kept(SegmentNumber number, const SegmentEntry& entry) const {
+  if (canary::kFreeWhatSnapshotsNeed) return false;
+  // The newest that may need it knows the most segments.
+  const auto behind = std::upper_bound(
+      snapshots_.begin(), snapshots_.end(), entry.died_after,
+      [](SnapshotNumber died_after, const KeptSnapshot& kept) { return died_after < kept.number; });
+  return behind != snapshots_.begin() && number < std::prev(behind)->next_segment;
+}
+
+void SegmentStore::find_dead() {
+  for_each_entry([this](SegmentNumber number, const SegmentEntry& found) {
+    if (found.state != SegmentState::sealed || found.live_blocks != 0) return;
+    if (!is_kept(number, found)) dead_candidates_.push_back(number);
+  });
+}
+
+void SegmentStore::for_each_table_page(
+    const std::function<void(format::BlockLocation)>& visit) const {
+  for (const Page* page : pinned_) {
+    if (page->location.is_stored()) visit(page->location);
+  }
+}
+
+// What a snapshot keeps is not counted: to clean it would free nothing.
+void SegmentStore::count_sealed(SegmentNumber number, const SegmentEntry& entry, bool add) {
+  if (entry.state != SegmentState::sealed || is_pinned(number) || is_foreign(number)) return;
   const std::uint64_t sign = add ? 1 : ~std::uint64_t{0};  // modulo 2^64
   if (entry.live_blocks == 0) {
     sealed_.dead_segments += sign;
@@ -163,6 +209,13 @@ void SegmentStore::count_sealed(const SegmentEntry& entry, bool add) {
   }
   sealed_.blocks += sign * std::max(entry.used_blocks, entry.live_blocks);
   sealed_.live_blocks += sign * entry.live_blocks;
+}
+
+void SegmentStore::count_all_sealed() {
+  sealed_ = Sealed{};
+  for_each_entry([this](SegmentNumber number, const SegmentEntry& found) {
+    count_sealed(number, found, true);
+  });
 }
 
 void SegmentStore::for_each_entry(const Visit& visit) {
@@ -236,15 +289,20 @@ void SegmentStore::seal(SegmentNumber segment, std::uint32_t used_blocks) {
   HOLDFAST_ASSERT(found.state == SegmentState::open);
   found.state = SegmentState::sealed;
   found.used_blocks = used_blocks;
+  if (found.live_blocks == 0) {
+    found.died_after = newest_snapshot_;
+    dead_candidates_.push_back(segment);
+  }
   set_entry(segment, found);
-  if (found.live_blocks == 0) dead_candidates_.push_back(segment);
 }
 
 Task<Result<void>> SegmentStore::remove(SegmentNumber segment) {
   const SegmentEntry found = entry(segment);
   HOLDFAST_ASSERT(found.state != SegmentState::absent && found.live_blocks == 0);
-  const SegmentId id{volume_, found.epoch, segment};
-  CO_TRY(co_await remove_listed(id));
+  const SegmentId id = segment_id(segment);
+  if (!is_foreign(segment)) {
+    CO_TRY(co_await remove_listed(id));
+  }
   set_entry(segment, SegmentEntry{});
   co_return Result<void>{};
 }
@@ -280,7 +338,7 @@ Task<Result<Segment*>> SegmentStore::acquire(SegmentNumber segment) {
   if (Segment* opened = try_acquire(segment); opened != nullptr) co_return opened;
   auto owned = std::make_unique<Segment>();
   owned->number = segment;
-  owned->epoch = epoch_of(segment);
+  owned->epoch = segment_id(segment).epoch;
   owned->file = std::move(file);
   owned->users = 1;
   Segment* const opened = owned.get();
@@ -288,13 +346,25 @@ Task<Result<Segment*>> SegmentStore::acquire(SegmentNumber segment) {
   co_return opened;
 }
 
+Task<Result<std::unique_ptr<File>>> SegmentStore::try_open(SegmentNumber segment, bool writable) {
+  SegmentId id = segment_id(segment);
+  if (id.epoch.value == 0 && id.volume != volume_) {
+    // The table knows the epochs of an ancestor's segments, but first its pages must be found.
+    CO_TRY_ASSIGN(const std::vector<SegmentId> listed, co_await pool_.list_segments(id.volume));
+    for (const SegmentId& each : listed) {
+      if (segment_id(each.number).volume == id.volume) listed_[each.number.value] = each.epoch;
+    }
+    id = segment_id(segment);
+  }
+  co_return co_await pool_.open_segment(id, writable);
+}
+
 Task<Result<std::unique_ptr<File>>> SegmentStore::open_file(SegmentNumber segment, bool writable) {
-  const SegmentId id{volume_, epoch_of(segment), segment};
   HoldTracker::Operation held(hold_);
   for (;;) {
     std::optional<HoldTracker::Call> call(std::in_place, hold_,
                                           "opening of " + segment_name(segment));
-    Result<std::unique_ptr<File>> file = co_await pool_.open_segment(id, writable);
+    Result<std::unique_ptr<File>> file = co_await try_open(segment, writable);
     call.reset();
     if (file.ok()) {
       if (!canary::kUnwatchedFiles) (*file)->observe(hold_.file_observer(), segment_name(segment));
@@ -306,7 +376,8 @@ Task<Result<std::unique_ptr<File>>> SegmentStore::open_file(SegmentNumber segmen
     if (code == ErrorCode::not_found) {
       // Missing for good, or is the whole volume out of sight, as when a mount has gone?
       const HoldTracker::Call listing(hold_, "listing of the roots");
-      const Result<std::vector<RootId>> roots = co_await pool_.list_roots(volume_);
+      const Result<std::vector<RootId>> roots =
+          co_await pool_.list_roots(segment_id(segment).volume);
       if (roots.ok() && !roots->empty()) co_return file;
     }
     give_up_handles();
@@ -365,14 +436,25 @@ Task<Result<void>> SegmentStore::read_block(format::BlockLocation location,
   co_return Result<void>{};
 }
 
-Epoch SegmentStore::epoch_of(SegmentNumber segment) const {
+SegmentId SegmentStore::segment_id(SegmentNumber segment) const {
+  SegmentId id{volume_, Epoch{}, segment};
+  for (const format::Ancestor& ancestor : lineage_) {
+    if (segment < ancestor.end_segment) {
+      id.volume = ancestor.volume;
+      break;
+    }
+  }
   const std::byte* at = entry_bytes(segment);
   if (at != nullptr) {
     const SegmentEntry found = format::load_segment_entry(at);
-    if (found.state != SegmentState::absent) return found.epoch;
+    if (found.state != SegmentState::absent) {
+      id.epoch = found.epoch;
+      return id;
+    }
   }
   const auto listed = listed_.find(segment.value);
-  return listed == listed_.end() ? Epoch{} : listed->second;
+  if (listed != listed_.end()) id.epoch = listed->second;
+  return id;
 }
 
 }  // namespace holdfast

@@ -8,7 +8,8 @@
 //  of
 //    live blocks as of the last applied record or assigned page.
 //  - A segment is removed only after a root was published in whose table it has no live block, and
-//    which needs none of its records for replay.
+//    which needs none of its records for replay, and when no snapshot needs it.
+//  - Segments of other volumes (a clone's ancestors') are only read.
 //  - Numbers are never reused within a volume.
 //
 // Thread: the executor's. All pages of the table stay resident: 4 KiB per 126 segments.
@@ -26,6 +27,7 @@
 #include "base/list.h"
 #include "base/result.h"
 #include "format/page.h"
+#include "format/root.h"
 #include "io/executor.h"
 #include "io/file_system.h"
 #include "io/task.h"
@@ -56,6 +58,7 @@ class SegmentStore final : public PageStorage {
   // Recovery: what the pool lists, then the table from its top.
   void set_listed(const std::vector<SegmentId>& segments);
   Task<Result<void>> load_table(format::BlockLocation top);
+  void set_lineage(std::vector<format::Ancestor> lineage) { lineage_ = std::move(lineage); }
   void set_epoch(Epoch epoch) { epoch_ = epoch; }  // of segments created from now on
   void set_next_number(SegmentNumber next) { next_ = next; }
   SegmentNumber next_number() const { return next_; }
@@ -74,6 +77,7 @@ class SegmentStore final : public PageStorage {
   bool for_some_entries(std::size_t first, std::size_t count, const Visit& visit);
   PagedArray& table() { return table_; }
   std::uint64_t table_pages() const { return table_.resident_count(); }
+  void for_each_table_page(const std::function<void(format::BlockLocation)>& visit) const;
   std::uint64_t dirty_table_pages() const { return table_.dirty_count(); }
   std::uint64_t live_blocks() const { return live_blocks_; }
   std::uint64_t segment_count() const { return segment_count_; }
@@ -81,6 +85,22 @@ class SegmentStore final : public PageStorage {
   std::uint64_t sealed_blocks() const { return sealed_.blocks; }
   std::uint64_t sealed_live_blocks() const { return sealed_.live_blocks; }
   std::uint64_t dead_segments() const { return sealed_.dead_segments; }
+  // Snapshots. A segment without a live block is kept while one that was taken between its creation
+  // and its death exists: it may be live in there. `next_segment`: above all that it knows.
+  void set_newest_snapshot(SnapshotNumber newest) { newest_snapshot_ = newest; }
+  void keep_for(SnapshotNumber snapshot, SegmentNumber next_segment);
+  void forget_snapshot(SnapshotNumber snapshot);
+  bool is_kept(SegmentNumber number, const format::SegmentEntry& entry) const;
+  // Whether it would be kept if its last live block went now.
+  bool is_pinned(SegmentNumber number) const {
+    return !snapshots_.empty() && number < snapshots_.back().next_segment;
+  }
+  // Finds what is dead and not kept any more.
+  void find_dead();
+
+  bool is_foreign(SegmentNumber number) const {
+    return !lineage_.empty() && number < lineage_.back().end_segment;
+  }
   // Segments that lost their last live block, or were sealed without one; taken by checkpoints.
   std::vector<SegmentNumber>& dead_candidates() { return dead_candidates_; }
 
@@ -104,7 +124,7 @@ class SegmentStore final : public PageStorage {
 
   Task<Result<void>> read_block(format::BlockLocation location,
                                 std::span<std::byte> block) override;
-  Epoch epoch_of(SegmentNumber segment) const override;
+  SegmentId segment_id(SegmentNumber segment) const override;
 
  private:
   static constexpr std::size_t kHandlesMin = 8;
@@ -115,9 +135,16 @@ class SegmentStore final : public PageStorage {
     std::uint64_t live_blocks = 0;
     std::uint64_t dead_segments = 0;
   };
+  struct KeptSnapshot {
+    SnapshotNumber number;
+    SegmentNumber next_segment;
+  };
 
+  Task<Result<std::unique_ptr<File>>> try_open(SegmentNumber segment, bool writable);
   std::byte* entry_bytes(SegmentNumber segment) const;
-  void count_sealed(const format::SegmentEntry& entry, bool add);
+  void count_sealed(SegmentNumber number, const format::SegmentEntry& entry, bool add);
+  void count_all_sealed();
+  void set_died(std::byte* entry, SegmentNumber segment);
   Task<Result<void>> load_table_pages(std::uint8_t level, std::uint64_t index);
   SegmentPurpose purpose_of(format::SegmentStream stream) const;
   void trim_handles(std::size_t keep_count);
@@ -131,6 +158,9 @@ class SegmentStore final : public PageStorage {
   Epoch epoch_;
   SegmentNumber next_{1};
   std::unordered_map<std::uint64_t, Epoch> listed_;
+  std::vector<format::Ancestor> lineage_;
+  std::vector<KeptSnapshot> snapshots_;  // both fields ascend
+  SnapshotNumber newest_snapshot_;       // ever taken
   std::unordered_map<std::uint64_t, std::unique_ptr<Segment>> open_;
   std::size_t handles_max_ = limits::kOpenSegmentsMax;  // falls when opening fails
   std::size_t opens_since_growth_ = 0;

@@ -55,8 +55,8 @@ class SegmentStoreTest : public testing::Test {
   }
   template <typename T>
   T run(Task<T> task) {
-    return run_task<T>(
-        [this](const auto& done) { ASSERT_TRUE(loop_->run_until(done, 60s)); }, std::move(task));
+    return run_task<T>([this](const auto& done) { ASSERT_TRUE(loop_->run_until(done, 60s)); },
+                       std::move(task));
   }
   Segment& create(SegmentStream stream = SegmentStream::main) {
     Result<Segment*> made = run(store_->create(stream, true));
@@ -201,10 +201,10 @@ TEST_F(SegmentStoreTest, WhatIsNotInTheTableHasTheEpochOfItsName) {
   Segment& segment = create();
   store_->release(segment);
   start_anew();
-  EXPECT_EQ(store_->epoch_of(SegmentNumber{1}), Epoch{});
+  EXPECT_EQ(store_->segment_id(SegmentNumber{1}).epoch, Epoch{});
   auto listed = run(pool_->list_segments(id_));
   store_->set_listed(*listed);
-  EXPECT_EQ(store_->epoch_of(SegmentNumber{1}), Epoch{2});
+  EXPECT_EQ(store_->segment_id(SegmentNumber{1}).epoch, Epoch{2});
   Result<Segment*> opened = run(store_->acquire(SegmentNumber{1}));
   ASSERT_TRUE(opened.ok());
   store_->release(**opened);

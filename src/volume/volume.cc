@@ -288,6 +288,25 @@ Task<void> VolumeImpl::quiesce() {
   while (requests_active_ != 0 || !completed_.empty()) co_await drained_.wait();
 }
 
+Task<Result<void>> VolumeImpl::pause(Duration patience) {
+  const MonotonicTime deadline = executor_.now() + patience;
+  Timer timer([](void* context) { static_cast<Condition*>(context)->notify_all(); }, &drained_);
+  executor_.arm(timer, deadline);
+  const auto may_wait = [&] { return executor_.now() < deadline && !closing_; };
+  while (quiesced_ && may_wait()) co_await drained_.wait();
+  if (quiesced_ || closing_) co_return Error(ErrorCode::busy, "the volume is busy; try again");
+  quiesced_ = true;
+  while ((requests_active_ != 0 || !completed_.empty()) && may_wait()) co_await drained_.wait();
+  if (requests_active_ == 0 && completed_.empty()) co_return Result<void>{};
+  resume();
+  const HoldReason reason = hold_.state().reason;
+  co_return Error(ErrorCode::busy,
+                  reason == HoldReason::none
+                      ? std::string("its requests did not come to an end in time; try again")
+                      : "its requests are held (" + std::string(hold_reason_text(reason)) +
+                            "); try again when they go on");
+}
+
 void VolumeImpl::resume() {
   quiesced_ = false;
   drained_.notify_all();
@@ -364,6 +383,10 @@ Task<Result<void>> VolumeImpl::close() {
     complete_later(*request, BlockStatus::shutting_down);
   }
   while (requests_active_ != 0 || !completed_.empty()) co_await drained_.wait();
+  if (is_view_) {
+    while (!tasks_.empty()) co_await sleep_for(executor_, 1ms);
+    co_return Result<void>{};
+  }
   executor_.cancel(idle_timer_);
   credit_earned_.notify_all();
   executor_.cancel(free_timer_);
@@ -470,6 +493,13 @@ Task<Result<std::uint64_t>> Volume::stored_size_bytes(Pool& pool, VolumeId id) {
   std::vector<RootId> all;
   CO_TRY_ASSIGN(format::Root root, co_await newest_root(pool, id, all));
   co_return root.size_bytes;
+}
+
+Task<Result<std::optional<CloneMark>>> Volume::clone_mark(Pool& pool, VolumeId id) {
+  std::vector<RootId> all;
+  CO_TRY_ASSIGN(format::Root root, co_await newest_root(pool, id, all));
+  if (root.parent.is_nil()) co_return std::optional<CloneMark>();
+  co_return std::optional<CloneMark>(CloneMark{{root.parent, root.parent_snapshot}, id});
 }
 
 Task<Result<std::unique_ptr<Volume>>> Volume::open(Executor& executor, Pool& pool, VolumeId id,

@@ -9,7 +9,9 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
+#include <vector>
 
 #include "base/ids.h"
 #include "base/limits.h"
@@ -29,6 +31,38 @@ struct VolumeCreateOptions {
   std::string name;
   std::uint64_t size_bytes = 0;  // a multiple of 512
   bool thick = false;
+};
+
+struct SnapshotInfo {
+  SnapshotNumber number;
+  std::string name;  // "#<number>" of one that is damaged
+  WallTime created;
+  std::uint64_t size_bytes = 0;
+  bool is_damaged = false;  // can only be removed
+};
+
+struct VolumeCloneOptions {
+  VolumeId parent;
+  std::string snapshot;
+  VolumeId id;
+  std::string name;
+};
+
+// What a diff asks, and a part of its answer: the runs of blocks that differ, ascending.
+struct DiffRequest {
+  std::string snapshot;            // empty: the volume as it is now
+  std::string since;               // a snapshot; empty: since it had no content
+  std::uint64_t offset_bytes = 0;  // from here on
+};
+struct DiffExtent {
+  std::uint64_t offset_bytes = 0;
+  std::uint64_t length_bytes = 0;
+  bool is_zero = false;  // reads as zeros now
+};
+struct DiffPart {
+  std::vector<DiffExtent> extents;          // at most limits::kDiffExtentsMax
+  std::uint64_t size_bytes = 0;             // of what was asked for
+  std::optional<std::uint64_t> next_bytes;  // ask again from here; nothing: that was all
 };
 
 struct VolumeOptions {
@@ -110,6 +144,33 @@ class Volume : public BlockDevice {
   virtual Task<Result<void>> checkpoint() = 0;
   // While it is held: answers the requests that were submitted before with hold_expired.
   virtual void fail_held(MonotonicTime submitted_before) = 0;
+
+  // Snapshots. create: everything acknowledged before the call, durable when it returns; costs a
+  // checkpoint. remove: durable when it returns; its space comes back in the background. rollback:
+  // the whole content and size; no client may be using the volume.
+  virtual Task<Result<SnapshotInfo>> create_snapshot(std::string name) = 0;
+  virtual Task<Result<void>> remove_snapshot(std::string name) = 0;
+  virtual Task<Result<void>> rollback(std::string name) = 0;
+  // In proportion to what differs, not to sizes. Blocks that were written with the same bytes
+  // differ, too. corrupt: a page of a map that had to be read is damaged.
+  virtual Task<Result<DiffPart>> diff(DiffRequest request) = 0;
+  virtual std::vector<SnapshotInfo> snapshots() const = 0;  // in the order they were taken
+  // For snapshots of several volumes at one time: from pause() to go_on() no request is admitted,
+  // and none is under way. busy: it could not come to rest within `patience`.
+  virtual Task<Result<void>> pause(Duration patience) = 0;
+  virtual void go_on() = 0;
+  // Of a volume that need not be open.
+  static Task<Result<std::vector<SnapshotInfo>>> stored_snapshots(Pool& pool, VolumeId id);
+  // A snapshot as a volume that is only read; nothing is written to the pool. It must not be
+  // removed meanwhile.
+  static Task<Result<std::unique_ptr<Volume>>> open_snapshot(Executor& executor, Pool& pool,
+                                                             VolumeId id, std::string snapshot,
+                                                             VolumeOptions options);
+  // A new volume that begins as the snapshot; in time that does not depend on sizes. The snapshot
+  // must not be removed while the pool has a mark of the clone.
+  static Task<Result<void>> clone(Executor& executor, Pool& pool, VolumeCloneOptions options);
+  // The mark that a clone has beside its parent; nothing for other volumes. From its newest root.
+  static Task<Result<std::optional<CloneMark>>> clone_mark(Pool& pool, VolumeId id);
   virtual VolumeStatistics statistics() const = 0;
   // Somebody waits for room in the pool: what can be freed should be, soon.
   virtual void hint_space_is_short(bool is_short) = 0;

@@ -2,7 +2,7 @@
 //
 // Volume's implementation: puts the main log, the map, the segment store and checkpoints together.
 // Split over volume.cc (life, admission, flush), write_op.cc, read_op.cc, checkpoint.cc,
-// recovery.cc, cleaner_schedule.cc, cleaner.cc.
+// cleaner_schedule.cc, cleaner.cc, snapshot.cc, diff.cc, recovery.cc.
 //
 // Memory: everything is bounded by VolumeOptions and limits.h; an idle volume gives its buffers
 // back. Thread: the executor's.
@@ -18,6 +18,7 @@
 
 #include "format/record.h"
 #include "format/root.h"
+#include "format/snapshot.h"
 #include "volume/cleaner_pace.h"
 #include "volume/cleaner_turns.h"
 #include "volume/main_log.h"
@@ -48,12 +49,21 @@ class VolumeImpl final : public Volume, private MainLogClient {
   void fail_held(MonotonicTime submitted_before) override;
   VolumeStatistics statistics() const override;
   void hint_space_is_short(bool is_short) override;
+  Task<Result<SnapshotInfo>> create_snapshot(std::string name) override;
+  Task<Result<void>> remove_snapshot(std::string name) override;
+  Task<Result<void>> rollback(std::string name) override;
+  Task<Result<DiffPart>> diff(DiffRequest request) override;
+  std::vector<SnapshotInfo> snapshots() const override;
+  Task<Result<void>> pause(Duration patience) override;
+  void go_on() override { resume(); }
 
   // recovery.cc
   // `roots`: all that the pool lists; `begin`: when opening began.
   Task<Result<void>> recover(const std::vector<RootId>& roots, MonotonicTime begin);
   void set_name(const std::string& name);
   const HoldState& hold_state() const { return hold_.state(); }
+  // snapshot.cc: serves the root given to the constructor, for reading only.
+  Task<Result<void>> serve_view();
 
  private:
   // volume.cc: admission and completion
@@ -148,8 +158,9 @@ class VolumeImpl final : public Volume, private MainLogClient {
   void after_activity();
   static void on_idle_timer(void* context);
   Task<void> release_idle_memory();
-  Task<void> checkpoint_now();
-  Task<void> checkpoint_once();
+  struct SnapshotTaking;
+  Task<void> checkpoint_now(SnapshotTaking* taking = nullptr);
+  Task<void> checkpoint_once(SnapshotTaking* taking);
   Task<bool> write_flush(Flush& flush);
   void abandon(Flush& flush);
   Task<void> sync_applied();
@@ -158,13 +169,33 @@ class VolumeImpl final : public Volume, private MainLogClient {
   Task<void> make_page_room();
   format::BlockLocation take_page_place(Flush& flush, SegmentNumber& filled);
   void assign_page(PagedArray& array, Page& page, Flush& flush);
-  void freeze(Flush& flush);
+  void freeze(Flush& flush, SnapshotTaking* taking);
   std::vector<SegmentNumber> take_dead(const format::LogPosition& position);
   Task<void> write_pages(Flush& flush);
   Task<void> write_page_runs(Flush* flush);
   Task<int> sync_pages(Flush& flush);
   Task<void> publish(const format::Root& root);
   Task<void> remove_dead(std::vector<SegmentNumber> dead);
+
+  // snapshot.cc
+  struct TableSum;
+  Task<Result<void>> load_snapshots();
+  Task<void> publish_snapshot(const format::Root& root, SnapshotTaking* taking);
+  Result<const format::Snapshot*> intact_snapshot(const std::string& name) const;
+  // Keeps the volume as it is now, in memory only, until forget_kept().
+  Task<format::Snapshot> keep_now();
+  void forget_kept(SnapshotNumber number);
+  Task<void> remove_doubtful_snapshots();
+  Task<Result<void>> sum_table(PagedArray* table, std::uint8_t level, std::uint64_t index,
+                               TableSum* sum);
+  Task<Result<void>> take_back(const format::Root& root);
+
+  // diff.cc
+  struct Diff;
+  Task<Result<DiffPart>> diff_roots(const format::Root* from, const format::Root* to,
+                                    std::uint64_t offset_bytes);
+  Task<void> diff_level(Diff* diff);
+  Task<void> diff_pages(Diff* diff);
 
   // cleaner_schedule.cc: when, which, how fast
   struct Cleaning;
@@ -282,6 +313,7 @@ class VolumeImpl final : public Volume, private MainLogClient {
   // Checkpoints.
   bool checkpoint_running_ = false;
   bool checkpoint_wanted_ = false;
+  bool has_more_dead_ = false;
   std::uint64_t checkpoints_done_ = 0;
   std::uint64_t log_bytes_at_checkpoint_ = 0;
   Sequence checkpoint_sequence_;   // applied as of the newest root
@@ -302,6 +334,12 @@ class VolumeImpl final : public Volume, private MainLogClient {
   std::size_t dead_when_freed_ = 0;   // dead segments that the last checkpoint could not free
   MonotonicTime last_checkpoint_{};   // its end
   Timer free_timer_;
+  // Snapshots.
+  std::vector<format::Snapshot> snapshots_;  // numbers ascend; damaged ones have no segment size
+  SnapshotNumber newest_snapshot_;           // ever taken
+  std::vector<SnapshotNumber> doubtful_snapshots_;  // failed, but may be there after a crash
+  bool is_view_ = false;                            // of a snapshot: nothing is ever written
+  bool rolling_back_ = false;
   // The cleaner.
   struct ColdSegment {
     Segment* segment = nullptr;  // null: none is open

@@ -1,0 +1,424 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Snapshots, rollback and clones on the kernel's file system: content, space, and what they cost.
+// Crashes at every point of them are the simulator's (sim/).
+#include <gtest/gtest.h>
+
+#include <filesystem>
+#include <fstream>
+#include <map>
+#include <random>
+
+#include "io/disk.h"
+#include "io/run_task.h"
+#include "io/temporary_directory.h"
+#include "pool/open_pool.h"
+#include "volume/volume.h"
+
+namespace holdfast {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr std::uint64_t kVolumeBytes = 4 * kMiB;
+constexpr std::uint64_t kBlocks = kVolumeBytes / kBlockBytes;
+
+using Content = std::map<std::uint64_t, std::uint8_t>;  // blocks that are not zeros
+
+class SnapshotTest : public testing::Test {
+ protected:
+  SnapshotTest() : loop_(Loop::create().value()), disk_(std::make_unique<Disk>(*loop_)) {
+    PoolCreateOptions options;
+    options.segment_bytes = limits::kSegmentBytesMin;
+    pool_ = run(create_pool(PoolContext{*loop_, *disk_, "a test"},
+                            "dir:" + directory_.path() + "/pool", options))
+                .value();
+    VolumeCreateOptions volume;
+    volume.id = id_of(1);
+    volume.name = "disk";
+    volume.size_bytes = kVolumeBytes;
+    EXPECT_TRUE(run(Volume::create(*loop_, *pool_, volume)).ok());
+    volume_ = open(1);
+  }
+  ~SnapshotTest() override {
+    volume_.reset();
+    pool_.reset();
+  }
+
+  static VolumeId id_of(unsigned number) {
+    VolumeId id;
+    id.bytes[0] = static_cast<std::byte>(number);
+    id.bytes[1] = static_cast<std::byte>(number >> 8);
+    return id;
+  }
+  template <typename T>
+  T run(Task<T> task) {
+    return run_task<T>([this](const auto& done) { wait_for(done); }, std::move(task));
+  }
+  void wait_for(const std::function<bool()>& done) {
+    ASSERT_TRUE(loop_->run_until(done, 60s)) << "it did not come within a minute";
+  }
+  std::unique_ptr<Volume> open(unsigned number) {
+    auto opened = run(Volume::open(*loop_, *pool_, id_of(number), options_));
+    EXPECT_TRUE(opened.ok()) << (opened.ok() ? "" : opened.error().message());
+    return std::move(opened).value();
+  }
+  void close(std::unique_ptr<Volume>& volume) {
+    ASSERT_TRUE(run(volume->close()).ok());
+    volume.reset();
+  }
+  void reopen() {
+    close(volume_);
+    volume_ = open(1);
+  }
+  BlockStatus submit(Volume& volume, BlockOperation operation, std::uint64_t block,
+                     std::byte* data) {
+    BlockRequest request;
+    const iovec buffer{data, kBlockBytes};
+    std::optional<BlockStatus> status;
+    request.operation = operation;
+    request.offset_bytes = block * kBlockBytes;
+    request.length_bytes = kBlockBytes;
+    request.buffers = std::span<const iovec>(&buffer, 1);
+    request.context = &status;
+    request.on_complete = [](BlockRequest& done, BlockStatus result) {
+      static_cast<std::optional<BlockStatus>*>(done.context)->emplace(result);
+    };
+    volume.submit(request);
+    wait_for([&] { return status.has_value(); });
+    return *status;
+  }
+  void write(Volume& volume, Content& content, std::uint64_t block, std::uint8_t value) {
+    std::vector<std::byte> bytes(kBlockBytes, static_cast<std::byte>(value));
+    ASSERT_EQ(submit(volume, BlockOperation::write, block, bytes.data()), BlockStatus::ok);
+    content[block] = value;
+  }
+  void fill(Volume& volume, Content& content, std::uint64_t blocks = kBlocks) {
+    for (std::uint64_t block = 0; block < blocks; ++block) {
+      write(volume, content, block, static_cast<std::uint8_t>(1 + random_() % 255));
+    }
+  }
+  void expect_content(Volume& volume, const Content& content) {
+    std::vector<std::byte> bytes(kBlockBytes);
+    for (std::uint64_t block = 0; block < volume.info().size_bytes / kBlockBytes; ++block) {
+      ASSERT_EQ(submit(volume, BlockOperation::read, block, bytes.data()), BlockStatus::ok);
+      const auto at = content.find(block);
+      const auto value = static_cast<std::byte>(at == content.end() ? 0 : at->second);
+      ASSERT_EQ(bytes, std::vector<std::byte>(kBlockBytes, value)) << "block " << block;
+    }
+  }
+  void take(const std::string& name) {
+    const auto taken = run(volume_->create_snapshot(name));
+    ASSERT_TRUE(taken.ok()) << taken.error().message();
+  }
+  void expect_snapshot(unsigned volume, const std::string& name, const Content& content) {
+    auto view = run(Volume::open_snapshot(*loop_, *pool_, id_of(volume), name, options_));
+    ASSERT_TRUE(view.ok()) << view.error().message();
+    expect_content(**view, content);
+    std::vector<std::byte> bytes(kBlockBytes);
+    EXPECT_EQ(submit(**view, BlockOperation::write, 0, bytes.data()), BlockStatus::read_only);
+    close(*view);
+  }
+  void clone(unsigned from, const std::string& snapshot, unsigned to) {
+    VolumeCloneOptions options;
+    options.parent = id_of(from);
+    options.snapshot = snapshot;
+    options.id = id_of(to);
+    options.name = "clone" + std::to_string(to);
+    const auto cloned = run(Volume::clone(*loop_, *pool_, options));
+    ASSERT_TRUE(cloned.ok()) << cloned.error().message();
+  }
+  fs::path directory_of(unsigned number) {
+    return fs::path(directory_.path()) / "pool/volumes" / id_of(number).to_string();
+  }
+  std::size_t files(unsigned volume, const std::string& prefix) {
+    std::size_t count = 0;
+    for (const auto& file : fs::directory_iterator(directory_of(volume))) {
+      count += file.path().filename().string().starts_with(prefix) ? 1 : 0;
+    }
+    return count;
+  }
+  void wait_for_cleaning() {
+    std::uint64_t moved = ~std::uint64_t{0};
+    while (volume_->statistics().moved_blocks != moved) {
+      moved = volume_->statistics().moved_blocks;
+      loop_->run_until([] { return false; }, 300ms);
+    }
+    EXPECT_TRUE(run(volume_->checkpoint()).ok());
+  }
+
+  TemporaryDirectory directory_;
+  std::unique_ptr<Loop> loop_;
+  std::unique_ptr<Disk> disk_;
+  std::unique_ptr<Pool> pool_;
+  VolumeOptions options_{.checkpoint_log_bytes = 4 * kMiB,
+                         .checkpoint_idle = 20ms,
+                         .cleaner_start_percent = 10,
+                         .cleaner_stop_percent = 5};
+  std::unique_ptr<Volume> volume_;
+  Content head_;
+  std::mt19937_64 random_{1};
+};
+
+TEST_F(SnapshotTest, ASnapshotShowsItsMomentWhateverComesLater) {
+  fill(*volume_, head_, 300);
+  take("first");
+  const Content first = head_;
+  expect_snapshot(1, "first", first);
+  for (int round = 0; round < 5; ++round) fill(*volume_, head_);
+  wait_for_cleaning();
+  take("second");
+  const Content second = head_;
+  for (int round = 0; round < 3; ++round) fill(*volume_, head_);
+  reopen();
+  wait_for_cleaning();
+  expect_snapshot(1, "first", first);
+  expect_snapshot(1, "second", second);
+  expect_content(*volume_, head_);
+}
+
+TEST_F(SnapshotTest, ItIsListedOpenOrNotInTheOrderOfTaking) {
+  take("zebra");
+  fill(*volume_, head_, 10);
+  take("ape");
+  reopen();
+  take("mule");
+  const auto names = [](const std::vector<SnapshotInfo>& all) {
+    std::string text;
+    for (const SnapshotInfo& each : all) text += each.name + " ";
+    return text;
+  };
+  EXPECT_EQ(names(volume_->snapshots()), "zebra ape mule ");
+  EXPECT_EQ(names(run(Volume::stored_snapshots(*pool_, id_of(1))).value()), "zebra ape mule ");
+  EXPECT_EQ(run(volume_->create_snapshot("ape")).error().code(), ErrorCode::already_exists);
+  EXPECT_EQ(run(volume_->remove_snapshot("cow")).error().code(), ErrorCode::not_found);
+  EXPECT_EQ(run(volume_->rollback("cow")).error().code(), ErrorCode::not_found);
+}
+
+TEST_F(SnapshotTest, RemovingTheLastOneThatNeedsThemFreesSegments) {
+  fill(*volume_, head_);
+  take("a");
+  take("b");
+  for (int round = 0; round < 4; ++round) fill(*volume_, head_);
+  wait_for_cleaning();
+  const std::size_t with_both = files(1, "seg-");
+  ASSERT_TRUE(run(volume_->remove_snapshot("a")).ok());
+  wait_for_cleaning();
+  EXPECT_GE(files(1, "seg-") + 1, with_both) << "b still needs what a needed";
+  ASSERT_TRUE(run(volume_->remove_snapshot("b")).ok());
+  wait_for_cleaning();
+  EXPECT_LE(files(1, "seg-") + 3, with_both);
+  expect_content(*volume_, head_);
+  reopen();
+  expect_content(*volume_, head_);
+}
+
+TEST_F(SnapshotTest, RemovalIsForGoodAndGoesOnAfterACrash) {
+  fill(*volume_, head_);
+  take("a");
+  for (int round = 0; round < 4; ++round) fill(*volume_, head_);
+  wait_for_cleaning();
+  const std::size_t with_it = files(1, "seg-");
+  close(volume_);
+  // What a daemon leaves that dies right after the removal, before anything was freed.
+  const SnapshotId removed{id_of(1), SnapshotNumber{1}};
+  ASSERT_TRUE(run(pool_->remove_snapshot(removed)).ok());
+  volume_ = open(1);
+  EXPECT_TRUE(volume_->snapshots().empty());
+  wait_for_cleaning();
+  EXPECT_LT(files(1, "seg-"), with_it);
+  expect_content(*volume_, head_);
+}
+
+TEST_F(SnapshotTest, RollbackBringsContentAndSizeBack) {
+  fill(*volume_, head_, 500);
+  take("before");
+  const Content before = head_;
+  for (int round = 0; round < 3; ++round) fill(*volume_, head_);
+  ASSERT_TRUE(run(volume_->resize(2 * kVolumeBytes)).ok());
+  write(*volume_, head_, 2 * kBlocks - 1, 9);
+  take("after");
+  const Content after = head_;
+  ASSERT_TRUE(run(volume_->rollback("before")).ok());
+  EXPECT_EQ(volume_->info().size_bytes, kVolumeBytes);
+  expect_content(*volume_, before);
+  head_ = before;
+  fill(*volume_, head_, 700);
+  wait_for_cleaning();
+  reopen();
+  EXPECT_EQ(volume_->info().size_bytes, kVolumeBytes);
+  expect_content(*volume_, head_);
+  expect_snapshot(1, "before", before);
+  expect_snapshot(1, "after", after);
+  ASSERT_TRUE(run(volume_->rollback("after")).ok()) << "also forwards";
+  expect_content(*volume_, after);
+}
+
+TEST_F(SnapshotTest, AThousandSnapshotsWorkAndGoAgain) {
+  fill(*volume_, head_, 64);
+  Content some;
+  for (int i = 0; i < 1000; ++i) {
+    write(*volume_, head_, random_() % 64, static_cast<std::uint8_t>(1 + i % 255));
+    take("s" + std::to_string(i));
+    if (i == 500) some = head_;
+  }
+  reopen();
+  EXPECT_EQ(volume_->snapshots().size(), 1000u);
+  expect_snapshot(1, "s500", some);
+  expect_snapshot(1, "s999", head_);
+  for (int i = 0; i < 1000; ++i) {
+    if (i == 500) continue;
+    ASSERT_TRUE(run(volume_->remove_snapshot("s" + std::to_string(i))).ok());
+  }
+  expect_snapshot(1, "s500", some);
+  ASSERT_TRUE(run(volume_->remove_snapshot("s500")).ok());
+  wait_for_cleaning();
+  EXPECT_LT(files(1, "seg-"), 12u);
+  expect_content(*volume_, head_);
+}
+
+TEST_F(SnapshotTest, ADamagedSnapshotIsShownKeepsItsSegmentsAndCanBeRemoved) {
+  fill(*volume_, head_);
+  take("good");
+  const Content good = head_;
+  take("bad");
+  for (int round = 0; round < 3; ++round) fill(*volume_, head_);
+  close(volume_);
+  std::fstream file(directory_of(1) / "snap-0000000000000002");
+  file.seekp(100);
+  file.put('!');
+  file.close();
+  volume_ = open(1);
+  ASSERT_EQ(volume_->snapshots().size(), 2u);
+  EXPECT_TRUE(volume_->snapshots()[1].is_damaged);
+  EXPECT_EQ(volume_->snapshots()[1].name, "#2");
+  EXPECT_EQ(run(volume_->rollback("#2")).error().code(), ErrorCode::corrupt);
+  expect_snapshot(1, "good", good);
+  ASSERT_TRUE(run(volume_->remove_snapshot("#2")).ok());
+  expect_snapshot(1, "good", good);
+  expect_content(*volume_, head_);
+}
+
+TEST_F(SnapshotTest, AClonePartsFromItsParent) {
+  fill(*volume_, head_);
+  take("base");
+  const Content base = head_;
+  clone(1, "base", 2);
+  auto copy = open(2);
+  Content content = base;
+  expect_content(*copy, content);
+  for (int round = 0; round < 3; ++round) {
+    fill(*copy, content, 300);
+    fill(*volume_, head_, 600);
+  }
+  wait_for_cleaning();
+  expect_content(*copy, content);
+  close(copy);
+  copy = open(2);
+  expect_content(*copy, content);
+  expect_content(*volume_, head_);
+  expect_snapshot(1, "base", base);
+  EXPECT_EQ(run(pool_->list_clone_marks(id_of(1)))->size(), 1u);
+  auto mark = run(Volume::clone_mark(*pool_, id_of(2)));
+  ASSERT_TRUE(mark.ok() && mark->has_value());
+  EXPECT_EQ(**mark, run(pool_->list_clone_marks(id_of(1)))->front());
+  EXPECT_FALSE(run(Volume::clone_mark(*pool_, id_of(1)))->has_value());
+  close(copy);
+}
+
+TEST_F(SnapshotTest, ClonesOfClonesReadThroughAnyDepthAlsoTheirSnapshots) {
+  fill(*volume_, head_, 200);
+  take("base");
+  Content content = head_;
+  std::map<unsigned, Content> all{{1, content}};
+  unsigned from = 1;
+  for (unsigned depth = 2; depth <= 40; ++depth) {
+    clone(from, "base", depth);
+    auto copy = open(depth);
+    expect_content(*copy, content);
+    write(*copy, content, random_() % 250, static_cast<std::uint8_t>(1 + depth));
+    ASSERT_TRUE(run(copy->create_snapshot("base")).ok());
+    all[depth] = content;
+    write(*copy, content, 3, 255);  // not in what the next one sees
+    close(copy);
+    content = all[depth];
+    from = depth;
+  }
+  for (const auto& [depth, expected] : all) expect_snapshot(depth, "base", expected);
+}
+
+TEST_F(SnapshotTest, ACloneIsFilledRolledBackAndCleanedLikeAnyVolume) {
+  fill(*volume_, head_);
+  take("base");
+  clone(1, "base", 2);
+  close(volume_);
+  volume_ = open(2);  // the helpers work on it
+  Content content = head_;
+  ASSERT_TRUE(run(volume_->create_snapshot("start")).ok());
+  for (int round = 0; round < 5; ++round) fill(*volume_, content);
+  wait_for_cleaning();
+  expect_content(*volume_, content);
+  ASSERT_TRUE(run(volume_->rollback("start")).ok());
+  expect_content(*volume_, head_);
+  ASSERT_TRUE(run(volume_->remove_snapshot("start")).ok());
+  wait_for_cleaning();
+  expect_content(*volume_, head_);
+  expect_snapshot(1, "base", head_);
+}
+
+std::map<std::uint64_t, bool> blocks_of(const DiffPart& part) {
+  std::map<std::uint64_t, bool> blocks;  // and whether it is zero
+  for (const DiffExtent& extent : part.extents) {
+    for (std::uint64_t at = 0; at < extent.length_bytes; at += kBlockBytes) {
+      blocks[(extent.offset_bytes + at) / kBlockBytes] = extent.is_zero;
+    }
+  }
+  return blocks;
+}
+
+TEST_F(SnapshotTest, ADiffNamesExactlyWhatWasWrittenOrDropped) {
+  fill(*volume_, head_, 700);
+  wait_for_cleaning();
+  take("old");
+  std::map<std::uint64_t, bool> expected;
+  for (int i = 0; i < 50; ++i) {
+    const std::uint64_t block = random_() % kBlocks;
+    write(*volume_, head_, block, static_cast<std::uint8_t>(i));
+    expected[block] = false;
+  }
+  ASSERT_EQ(submit(*volume_, BlockOperation::discard, 5, nullptr), BlockStatus::ok);
+  expected[5] = true;
+  ASSERT_EQ(submit(*volume_, BlockOperation::discard, kBlocks - 1, nullptr), BlockStatus::ok);
+  if (expected.erase(kBlocks - 1) != 0) GTEST_SKIP() << "the draw hit the block that stays empty";
+  take("new");
+  for (int round = 0; round < 3; ++round) fill(*volume_, head_);
+  wait_for_cleaning();
+
+  const auto since = run(volume_->diff({"new", "old", 0}));
+  ASSERT_TRUE(since.ok()) << since.error().message();
+  EXPECT_EQ(blocks_of(since.value()), expected);
+  EXPECT_FALSE(since->next_bytes.has_value());
+  const auto back = run(volume_->diff({"old", "new", 0}));
+  ASSERT_TRUE(back.ok());
+  EXPECT_EQ(blocks_of(back.value()).size(), expected.size()) << "the same blocks, either way";
+  const auto same = run(volume_->diff({"old", "old", 0}));
+  EXPECT_TRUE(same->extents.empty());
+  const auto all = run(volume_->diff({"old", "", 0}));
+  ASSERT_TRUE(all.ok());
+  EXPECT_EQ(blocks_of(all.value()).size(), 700u);
+  EXPECT_EQ(all->extents.size(), 1u) << "neighbours are one extent";
+  const auto head = run(volume_->diff({"", "new", 0}));
+  ASSERT_TRUE(head.ok());
+  EXPECT_EQ(blocks_of(head.value()).size(), kBlocks);
+  const auto rest = run(volume_->diff({"", "new", (kBlocks - 3) * kBlockBytes}));
+  EXPECT_EQ(blocks_of(rest.value()).size(), 3u);
+  EXPECT_EQ(run(volume_->diff({"none", "", 0})).error().code(), ErrorCode::not_found);
+  const std::size_t with_both = files(1, "seg-");
+  ASSERT_TRUE(run(volume_->remove_snapshot("old")).ok());
+  ASSERT_TRUE(run(volume_->remove_snapshot("new")).ok());
+  wait_for_cleaning();
+  EXPECT_LT(files(1, "seg-"), with_both) << "a diff keeps nothing when it is over";
+}
+
+}  // namespace
+}  // namespace holdfast
