@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "sim/volume_subject.h"
 
-#include <optional>
 #include <algorithm>
 #include <coroutine>
+#include <optional>
 #include <string>
 #include <utility>
 

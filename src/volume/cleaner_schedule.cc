@@ -31,7 +31,7 @@ constexpr std::uint32_t kGarbagePercentMin = 5;
 // turn comes.
 constexpr std::size_t kCandidatesMax = 8;
 constexpr std::uint64_t kSegmentsPerCandidate = 64;
-constexpr Duration kTick = 10ms;  // how often somebody who waits looks again
+constexpr Duration kTick = 10ms;       // how often somebody who waits looks again
 constexpr Duration kTurnWait = 200ms;  // there may be a thousand volumes that wait for a turn
 constexpr Duration kUrgentTurnWait = 20ms;
 
@@ -71,7 +71,8 @@ bool VolumeImpl::wants_cleaning(std::uint32_t percent) const {
 
 // Called whenever garbage may have grown.
 void VolumeImpl::maybe_clean() {
-  if (cleaning_ || closing_ || rolling_back_ || !serving_ || options_.cleaner_start_percent > 100) return;
+  if (cleaning_ || closing_ || rolling_back_ || !serving_ || options_.cleaner_start_percent > 100)
+    return;
   if (!wants_cleaning(options_.cleaner_start_percent)) return;
   // Nothing was worth it, and nothing has been added since.
   const bool may_want_more = space_is_short() || (trimmed_blocks_ != 0 && guest_rests());
@@ -232,8 +233,7 @@ Task<void> VolumeImpl::await_credit(const Cleaning& cleaning, std::uint32_t bloc
   for (;;) {
     pace_.look(sealed_share(), cleaning.share, pool_tightness_);
     pace_.time_passed(executor_.now());
-    if (pace_.may_work() || closing_ || cleaning.is_last || space_is_short() ||
-        !guest_is_busy()) {
+    if (pace_.may_work() || closing_ || cleaning.is_last || space_is_short() || !guest_is_busy()) {
       break;
     }
     executor_.arm_after(clean_timer_, kTick);

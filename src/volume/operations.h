@@ -47,6 +47,7 @@ struct WriteOp {
   bool edges_ready = false;
   bool placed = false;
   bool conflicting = false;  // waits, not active
+  bool frees_space = false;  // no payload: it wants room in the log only to free more
   std::uint32_t records_pending = 0;
   std::uint64_t last_sequence = 0;
   AlignedBuffer edges;  // the merged head block, then the merged tail block

@@ -150,7 +150,7 @@ void SegmentStore::add_live(SegmentNumber segment, std::int64_t blocks) {
   count_sealed(segment, entry, true);
   store_little(at + kLiveOffset, entry.live_blocks);
   live_blocks_ = static_cast<std::uint64_t>(static_cast<std::int64_t>(live_blocks_) + blocks);
-  if (live == 0 && at[kStateOffset] == static_cast<std::byte>(SegmentState::sealed)) {
+  if (live == 0 && entry.state == SegmentState::sealed) {
     set_died(at, segment);
   }
 }

@@ -358,10 +358,12 @@ class VolumeImpl final : public Volume, private MainLogClient {
   std::uint64_t cleaned_garbage_blocks_ = 0;  // in victims, not freed but as good as
   std::uint64_t fruitless_at_ = 0;            // next segment's number when there was no victim
   std::uint64_t dead_after_checkpoint_ = 0;
-  std::uint64_t trimmed_blocks_ = 0;       // live before a discard, since the cleaner caught up
-  std::vector<SegmentNumber> candidates_;  // the next victims, best last
-  std::unordered_set<std::uint64_t> victims_;      // since the last checkpoint
+  std::uint64_t trimmed_blocks_ = 0;           // live before a discard, since the cleaner caught up
+  std::vector<SegmentNumber> candidates_;      // the next victims, best last
+  std::unordered_set<std::uint64_t> victims_;  // since the last checkpoint
   std::unordered_set<std::uint64_t> uncleanable_;  // hold damaged blocks
+  // Rounds that left pages behind, of segments that are still there.
+  std::unordered_map<std::uint64_t, std::uint32_t> page_victim_rounds_;
   List<WriteOp, &WriteOp::wait_link> pressed_writes_;
   Condition credit_earned_;
   Timer clean_timer_;

@@ -49,7 +49,8 @@ void VolumeImpl::start_write(BlockRequest& request) {
     }
     return;
   }
-  if (request.operation != BlockOperation::write) ++freeing_requests_;
+  op.frees_space = request.operation != BlockOperation::write;
+  if (op.frees_space) ++freeing_requests_;
   if (conflicts(op)) {
     op.conflicting = true;
     conflicting_writes_.push_back(op);
@@ -372,7 +373,7 @@ void VolumeImpl::op_done_in_record(WriteOp& op) {
 void VolumeImpl::finish(WriteOp& op) {
   const bool was_ghost = op.is_ghost();
   const BlockStatus status = op.status;
-  if (request.operation != BlockOperation::write) --freeing_requests_;
+  if (op.frees_space) --freeing_requests_;
   op.link.unlink();
   if (op.has_edges()) --edge_writes_;
   op.edges = AlignedBuffer();
@@ -408,6 +409,7 @@ void VolumeImpl::give_up(WriteOp& op, BlockStatus status) {
   complete_later(request, status);
   if (op.conflicting) {
     op.link.unlink();
+    if (op.frees_space) --freeing_requests_;
     free_write_ops_.push_back(&op);
     --requests_active_;
     // Others may have waited for it only.
