@@ -21,9 +21,9 @@ struct Host::PoolEntry {
   std::optional<PoolReport::Space> space;   // as the storage last said
   std::optional<std::uint64_t> volume_count;
   bool refreshing = false;
+  bool silent = false;      // the last status did not wait for its answer to the end
   std::size_t users = 0;    // operations under way: the pool cannot be closed
   std::size_t lookups = 0;  // of those, questions about volumes
-  MonotonicTime refreshing_since{};
 };
 
 struct Host::Attachment {
