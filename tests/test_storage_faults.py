@@ -384,6 +384,17 @@ class PoolOnBadStorage(FaultTest):
         self.daemon.kill_and_start()
         self.qemu_io(uri, "read -P 2 0 1M", "read -P 1 1M 1M")
 
+    def test_files_that_went_stale_are_opened_again(self):
+        uri = self.daemon.attach_new("pool/disk", "128M")
+        self.qemu_io(uri, "write -P 1 0 32M", "flush")
+        for pattern in (2, 3):
+            self.storage.make_stale()
+            self.qemu_io(uri, "read -P 1 8M 24M", timeout=60)
+            self.qemu_io(uri, f"write -P {pattern} 0 8M", "flush", f"read -P {pattern} 0 8M",
+                         timeout=60)
+        self.wait_for_no_hold()
+        self.assertEqual(self.daemon.volume()["statistics"]["errors"], 0)
+
     def test_a_resize_waits_for_its_storage(self):
         self.daemon.attach_new("pool/disk", "64M")
         with self.storage.fault("EIO", "rename"):

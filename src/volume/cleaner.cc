@@ -183,6 +183,7 @@ Task<bool> VolumeImpl::clean_segment(SegmentNumber victim) {
     const int error =
         co_await FileIo(*cleaning.segment->file, FileOperation::read, at * kBlockBytes, bytes);
     if (error != 0) {
+      store_.retire(*cleaning.segment);
       cleaning.failed = true;
       break;
     }
