@@ -30,10 +30,11 @@ void pick_cleaner(RunPlan& plan) {
 }
 
 // Likewise.
-void pick_bad_places_and_silence(RunPlan& plan) {
+void pick_late_faults(RunPlan& plan) {
   Prng prng(mix64(plan.seed, 0x504C414345));
   if (prng.chance(0.1)) plan.faults.bad_place_chance = prng.pick({0.1, 0.5});
   if (prng.chance(0.1)) plan.silence_chance = 0.5;
+  if (prng.chance(0.1)) plan.faults.stale_chance = prng.pick({0.002, 0.02});
 }
 
 // Likewise.
@@ -129,7 +130,7 @@ RunPlan swarm_plan(std::uint64_t seed) {
   pick_phases(prng, plan);
   if (prng.chance(0.75)) pick_faults(prng, plan);
   pick_cleaner(plan);
-  pick_bad_places_and_silence(plan);
+  pick_late_faults(plan);
   plan.cancel_chance = prng.pick({0.0, 0.0, 0.02, 0.2});
   pick_snapshots(plan);
   return plan;
@@ -167,7 +168,8 @@ RunPlan small_plan(std::uint64_t seed) {
 bool RunPlan::has_faults() const {
   return faults.read_error_chance + faults.write_error_chance + faults.sync_error_chance +
              faults.name_error_chance + faults.error_after_chance + faults.write_no_space_chance +
-             faults.bad_place_chance + outage_chance + full_chance + thin_full_chance >
+             faults.bad_place_chance + faults.stale_chance + outage_chance + full_chance +
+             thin_full_chance >
          0;
 }
 
@@ -189,7 +191,8 @@ std::string RunPlan::describe() const {
           std::to_string(faults.write_error_chance) + " sync " +
           std::to_string(faults.sync_error_chance) + " names " +
           std::to_string(faults.name_error_chance) + " after " +
-          std::to_string(faults.error_after_chance) + " bad places " +
+          std::to_string(faults.error_after_chance) + " stale " +
+          std::to_string(faults.stale_chance) + " bad places " +
           std::to_string(faults.bad_place_chance) + "; outage " + std::to_string(outage_chance) +
           " silence " + std::to_string(silence_chance) + " full " + std::to_string(full_chance) +
           " thin full " + std::to_string(thin_full_chance) + (rot ? "; rot" : "");

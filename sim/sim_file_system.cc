@@ -82,6 +82,7 @@ class SimFile final : public File {
   bool is_writable_;
   std::string path_;
   std::uint32_t in_flight_ = 0;
+  bool is_stale_ = false;
 };
 
 class SimFileLock final : public FileLock {
@@ -324,6 +325,14 @@ void SimFileSystem::submit(SimFile& file, FileRequest& request) {
       pending.error = pick_error(faults_.options.sync_error_chance);
       pending.sync_mark = storage_.sync_begin(*file.inode_);
       break;
+  }
+  if (faults_.enabled && faults_.options.stale_chance != 0 &&
+      prng_.chance(faults_.options.stale_chance)) {
+    file.is_stale_ = true;
+  }
+  if (file.is_stale_) {
+    pending.error = ESTALE;
+    ++faults_.injected_errors;
   }
   ++file.in_flight_;
   scheduler_.mix((file.inode_->number << 8) | static_cast<std::uint64_t>(request.operation));

@@ -37,6 +37,7 @@ struct FaultOptions {
   double name_error_chance = 0;      // of opens, renames, listings...
   double error_after_chance = 0;     // of those: the change was made, and yet an error is reported
   double write_no_space_chance = 0;  // of writes into preallocated space (thin storage)
+  double stale_chance = 0;           // of requests: the open file is of no use any more
   double bad_place_chance = 0;       // of new segments: a part of it can never be written
   double lands_early_chance = 0;     // part of a write is visible long before its completion
 };

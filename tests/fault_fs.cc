@@ -19,6 +19,7 @@
 //   remove RULE                       ends a rule; what hung by it is looked at again by the others
 //   clear                             ends all rules
 //   available BYTES                   what statfs shows as free; "available real" ends that
+//   stale                             every file that is open now answers ESTALE from here on
 //   show RULE                         "ok HITS WAITING": so many operations met it, so many hang
 //   quit                              as SIGTERM
 //
@@ -41,6 +42,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <chrono>
 #include <condition_variable>
 #include <cstdint>
@@ -184,7 +186,9 @@ std::string mount_point;  // where it is seen
 struct OpenFile {
   int descriptor;
   std::string path;
+  std::uint64_t generation;  // of its opening
 };
+std::atomic<std::uint64_t> current_generation{0};
 
 OpenFile& opened(const fuse_file_info* info) {
   return *reinterpret_cast<OpenFile*>(static_cast<std::uintptr_t>(info->fh));
@@ -229,7 +233,8 @@ int fault_getattr(const char* path, struct stat* status, fuse_file_info* info) {
 int open_file(const char* path, int flags, mode_t mode, fuse_file_info* info) {
   const int descriptor = open(below(path).c_str(), (flags & ~O_DIRECT) | O_CLOEXEC, mode);
   if (descriptor < 0) return -errno;
-  info->fh = reinterpret_cast<std::uintptr_t>(new OpenFile{descriptor, path});
+  info->fh =
+      reinterpret_cast<std::uintptr_t>(new OpenFile{descriptor, path, current_generation.load()});
   info->direct_io = 1;
   return 0;
 }
@@ -248,24 +253,35 @@ int fault_release(const char*, fuse_file_info* info) {
   return 0;
 }
 
+int meet_open(Operation operation, const fuse_file_info* info) {
+  const OpenFile& file = opened(info);
+  if (file.generation != current_generation.load()) return ESTALE;
+  return faults.meet(operation, file.path);
+}
+
+#define MEET_OPEN(operation, info)                                   \
+  do {                                                               \
+    if (const int error = meet_open(operation, info)) return -error; \
+  } while (false)
+
 int fault_read(const char*, char* bytes, std::size_t count, off_t offset, fuse_file_info* info) {
-  MEET(kRead, opened(info).path);
+  MEET_OPEN(kRead, info);
   const ssize_t done = pread(opened(info).descriptor, bytes, count, offset);
   return done < 0 ? -errno : static_cast<int>(done);
 }
 int fault_write(const char*, const char* bytes, std::size_t count, off_t offset,
                 fuse_file_info* info) {
-  MEET(kWrite, opened(info).path);
+  MEET_OPEN(kWrite, info);
   const ssize_t done = pwrite(opened(info).descriptor, bytes, count, offset);
   return done < 0 ? -errno : static_cast<int>(done);
 }
 int fault_fsync(const char*, int data_only, fuse_file_info* info) {
-  MEET(kSync, opened(info).path);
+  MEET_OPEN(kSync, info);
   const int descriptor = opened(info).descriptor;
   return answer(data_only != 0 ? fdatasync(descriptor) : fsync(descriptor));
 }
 int fault_fallocate(const char*, int mode, off_t offset, off_t length, fuse_file_info* info) {
-  MEET(kAllocate, opened(info).path);
+  MEET_OPEN(kAllocate, info);
   return answer(fallocate(opened(info).descriptor, mode, offset, length));
 }
 int fault_truncate(const char* path, off_t length, fuse_file_info* info) {
@@ -301,7 +317,7 @@ int fault_opendir(const char* path, fuse_file_info* info) {
 }
 int fault_readdir(const char*, void* buffer, fuse_fill_dir_t fill, off_t, fuse_file_info* info,
                   fuse_readdir_flags) {
-  MEET(kList, opened(info).path);
+  MEET_OPEN(kList, info);
   DIR* const directory = opendir(below(opened(info).path.c_str()).c_str());
   if (directory == nullptr) return -errno;
   while (const dirent* entry = readdir(directory)) {
@@ -314,7 +330,7 @@ int fault_readdir(const char*, void* buffer, fuse_fill_dir_t fill, off_t, fuse_f
   return 0;
 }
 int fault_fsyncdir(const char*, int, fuse_file_info* info) {
-  MEET(kSync, opened(info).path);
+  MEET_OPEN(kSync, info);
   return answer(fsync(opened(info).descriptor));
 }
 int fault_statfs(const char* path, struct statvfs* status) {
@@ -401,6 +417,10 @@ std::string obey(const std::string& line) {
   if (command == "add") return add_rule(words);
   if (command == "clear") {
     faults.remove(0);
+    return "ok";
+  }
+  if (command == "stale") {
+    ++current_generation;
     return "ok";
   }
   if (command == "available") {

@@ -232,10 +232,13 @@ class PoolOnBadStorage(FaultTest):
         job = {"rw": "randwrite", "bs": "16k", "iodepth": 16, "fsync": 8, "size": "64M",
                "loops": 1000, "time_based": 1, "runtime": 25, "verify": "crc32c",
                "verify_fatal": 1, "do_verify": 1}
-        job_file = fio.write_job_file(uri, [job], self.directory / "load.fio")
-        load = programs.start(["fio", job_file], cwd=self.directory, stdout=subprocess.DEVNULL,
-                             stderr=subprocess.DEVNULL)
-        self.addCleanup(programs.stop, load)
+        reader = {"rw": "randread", "bs": "16k", "iodepth": 4, "offset": "128M", "size": "64M",
+                  "time_based": 1, "runtime": 25}
+        self.qemu_io(uri, "write -P 9 128M 64M", "flush")
+        loads = [fio.start_job(uri, load, self.directory, name)
+                 for name, load in (("writer", job), ("reader", reader))]
+        for load in loads:
+            self.addCleanup(programs.stop, load)
         faults = [("EIO", "read"), ("EIO", "write"), ("EIO", "sync"), ("EDQUOT", "create"),
                   ("ENOSPC", "allocate"), ("EIO", "create,open"), ("ESTALE", "rename"),
                   ("EIO", "unlink"), ("ENODEV", "list"), ("ETIMEDOUT", "statfs"),
@@ -247,9 +250,10 @@ class PoolOnBadStorage(FaultTest):
                 hits[operations] = self.storage.hits(rule)
             time.sleep(0.3)
         print(f"\n{hits}", end=" ", flush=True)
-        for operations in ("write", "sync", "create", "statfs", "all"):
+        for operations in ("read", "write", "sync", "create", "statfs", "all"):
             self.assertGreater(hits[operations], 0, operations)
-        self.assertEqual(load.wait(180), 0)
+        for load in loads:
+            self.assertEqual(load.wait(180), 0)
         self.wait_for_no_hold()
         statistics = self.daemon.volume()["statistics"]
         self.assertEqual((statistics["errors"], statistics["corrupt_blocks"]), (0, 0))
@@ -345,6 +349,21 @@ class PoolOnBadStorage(FaultTest):
         self.assertEqual(self.daemon.volume()["state"], "serving")
         self.assertEqual(self.daemon.volume()["statistics"]["errors"], 0)
 
+    def test_a_pool_that_does_not_answer_at_a_start_is_shown_and_opened_later(self):
+        uri = self.daemon.attach_new("pool/disk", "64M")
+        self.qemu_io(uri, "write -P 1 0 8M")
+        self.daemon.kill()
+        with self.storage.fault("hang"):
+            self.daemon.start()
+            status = self.daemon.call("status")
+            self.assertEqual([pool["state"] for pool in status["pools"]], ["opening"])
+            self.assertIn("has not answered", status["pools"][0]["reason"])
+            reader = self.start_writer(uri, "read -P 1 0 8M")
+            time.sleep(1)
+            self.assertIsNone(reader.poll())
+        self.assertEqual(reader.wait(60), 0)
+        self.assertEqual(self.daemon.volume()["statistics"]["errors"], 0)
+
     def test_places_that_can_never_be_written_are_left_for_others(self):
         uri = self.daemon.attach_new("pool/disk", "64M")
         self.qemu_io(uri, "write -P 1 0 2M", "flush")
@@ -364,6 +383,17 @@ class PoolOnBadStorage(FaultTest):
         self.wait_for_no_hold()
         self.daemon.kill_and_start()
         self.qemu_io(uri, "read -P 2 0 1M", "read -P 1 1M 1M")
+
+    def test_files_that_went_stale_are_opened_again(self):
+        uri = self.daemon.attach_new("pool/disk", "128M")
+        self.qemu_io(uri, "write -P 1 0 32M", "flush")
+        for pattern in (2, 3):
+            self.storage.make_stale()
+            self.qemu_io(uri, "read -P 1 8M 24M", timeout=60)
+            self.qemu_io(uri, f"write -P {pattern} 0 8M", "flush", f"read -P {pattern} 0 8M",
+                         timeout=60)
+        self.wait_for_no_hold()
+        self.assertEqual(self.daemon.volume()["statistics"]["errors"], 0)
 
     def test_a_resize_waits_for_its_storage(self):
         self.daemon.attach_new("pool/disk", "64M")

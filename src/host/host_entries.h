@@ -35,6 +35,7 @@ struct Host::PoolEntry {
   std::optional<PoolSpace> space;           // as the storage last said
   std::optional<std::uint64_t> volume_count;
   bool refreshing = false;
+  bool silent = false;  // the last status did not wait for its answer to the end
   // host_space.cc
   SpaceLevel level = SpaceLevel::ok;
   SpaceLevel logged_level = SpaceLevel::ok;
@@ -44,7 +45,6 @@ struct Host::PoolEntry {
   bool count_wanted = false;  // by somebody who came while a refresh was under way
   std::size_t users = 0;      // operations under way: the pool cannot be closed
   std::size_t lookups = 0;    // of those, questions about volumes
-  MonotonicTime refreshing_since{};
 };
 
 struct Host::Attachment {

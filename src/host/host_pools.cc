@@ -192,6 +192,8 @@ Task<void> Host::refresh(bool with_pools) {
                                       [](const auto& named) { return named.second->refreshing; }));
   };
   while (executor_.now() < deadline && is_awaited()) co_await changed_.wait();
+  if (!with_pools) co_return;
+  for (const auto& [name, entry] : pools_) entry->silent = entry->refreshing;
 }
 
 PoolReport Host::report(const PoolEntry& entry) const {
@@ -200,8 +202,11 @@ PoolReport Host::report(const PoolEntry& entry) const {
   report.location = entry.location;
   report.state = entry.state;
   report.reason = entry.reason;
-  if (entry.refreshing && executor_.now() - entry.refreshing_since >= limits::kStatusTime) {
+  if (entry.silent && entry.refreshing) {
     report.reason = "the storage does not answer; the figures are older ones";
+  } else if (entry.state == ServiceState::opening &&
+             executor_.now() - started_ >= limits::kStatusTime) {
+    report.reason = "the storage has not answered yet";
   }
   if (entry.pool != nullptr) {
     const PoolInfo& info = entry.pool->info();

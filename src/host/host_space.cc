@@ -25,7 +25,6 @@ Task<void> Host::refresh_space(std::string name, Count count) {
   if (entry.refreshing) co_return;
   const PoolUse use(entry);
   entry.refreshing = true;
-  entry.refreshing_since = executor_.now();
   const bool was_short = is_short(entry);
   const auto space = co_await entry.pool->space();
   if (space.ok()) {

@@ -388,8 +388,13 @@ Task<void> VolumeImpl::write_page_runs(Flush* flush) {
       vectors[count++] = {image.data(), image.size()};
     }
     flush->next = first + count;
-    Segment* segment = store_.try_acquire(start.segment());
-    HOLDFAST_ASSERT(segment != nullptr);  // open for pages, or released only after the flush
+    // Not any handle of that segment: one to read it with will not do.
+    const auto touched =
+        std::find_if(flush->touched.begin(), flush->touched.end(),
+                     [start](const Segment* at) { return at->number == start.segment(); });
+    HOLDFAST_ASSERT(touched != flush->touched.end());  // open for pages until after the flush
+    Segment* const segment = *touched;
+    ++segment->users;
     const MonotonicTime began = executor_.now();
     for (;;) {
       std::array<iovec, kPagesPerWrite> consumed = vectors;

@@ -127,7 +127,10 @@ Task<void> VolumeImpl::read_window(Cleaning& cleaning, std::uint32_t first, std:
   cleaning.window_blocks = blocks;
   const int error =
       co_await FileIo(*cleaning.segment->file, FileOperation::read, first * kBlockBytes, bytes);
-  if (error != 0) cleaning.victim_failed = true;
+  if (error != 0) {
+    store_.retire(*cleaning.segment);
+    cleaning.victim_failed = true;
+  }
   statistics_.cleaner_bytes_read += bytes.size();
 }
 

@@ -263,9 +263,10 @@ Task<void> MainLog::retry_append(LogRecord* record) {
   append_done(*record);
 }
 
-// The storage answered every attempt, so none of them lands later. The record, and all that is not
-// durable, is written again from memory as after a failed sync, which needs no other rule for
-// recovery: a sequence may stand in several segments.
+// The record, and all that is not durable, is written again from memory as after a failed sync,
+// which needs no other rule for recovery: a sequence may stand in several segments. An attempt that
+// lands after all, though it was answered with an error, finds its place as it left it: nothing
+// else is ever written there.
 void MainLog::give_up_place(LogRecord& record, int error) {
   if (!moving_) {
     log_warning("volume " + options_.volume.to_string() + ": segment " +

@@ -402,11 +402,23 @@ void SegmentStore::grow_handles_max() {
 void SegmentStore::release(Segment& segment) {
   HOLDFAST_ASSERT(segment.users > 0);
   if (--segment.users != 0) return;
-  if (segment.removed) {
+  if (segment.retired) {
+    std::erase_if(retired_, [&segment](const auto& owned) { return owned.get() == &segment; });
+  } else if (segment.removed) {
     open_.erase(segment.number.value);
   } else {
     idle_.push_back(segment);
   }
+}
+
+void SegmentStore::retire(Segment& segment) {
+  HOLDFAST_ASSERT(segment.users > 0);
+  if (segment.retired) return;
+  const auto found = open_.find(segment.number.value);
+  HOLDFAST_ASSERT(found != open_.end() && found->second.get() == &segment);
+  segment.retired = true;
+  retired_.push_back(std::move(found->second));
+  open_.erase(found);
 }
 
 void SegmentStore::trim_handles(std::size_t keep_count) {
@@ -419,7 +431,7 @@ void SegmentStore::trim_handles(std::size_t keep_count) {
 
 Task<Result<void>> SegmentStore::read_block(format::BlockLocation location,
                                             std::span<std::byte> block) {
-  CO_TRY_ASSIGN(Segment* const segment, co_await acquire(location.segment()));
+  CO_TRY_ASSIGN(Segment * segment, co_await acquire(location.segment()));
   HoldTracker::Operation held(hold_);
   for (;;) {
     const int error = co_await FileIo(*segment->file, FileOperation::read,
@@ -431,6 +443,9 @@ Task<Result<void>> SegmentStore::read_block(format::BlockLocation location,
     }
     const Duration delay = held.failed(sort_errno(error), std::strerror(error));
     co_await sleep_for(executor_, delay);
+    retire(*segment);
+    release(*segment);
+    CO_TRY_ASSIGN(segment, co_await acquire(location.segment()));
   }
   release(*segment);
   co_return Result<void>{};

@@ -44,6 +44,7 @@ struct Segment {
   std::unique_ptr<File> file;
   std::uint32_t users = 0;  // reads, appends and syncs that need the handle
   bool removed = false;     // closed with its last user
+  bool retired = false;     // likewise; whoever comes now opens the file again
   Sequence first_sequence;  // main log: of its first record
   bool unsynced = false;    // main log: written since its last good sync
   ListLink lru_link;
@@ -121,6 +122,9 @@ class SegmentStore final : public PageStorage {
   // A file of the caller's own. Waits out unreachable storage and want of file descriptors.
   Task<Result<std::unique_ptr<File>>> open_file(SegmentNumber segment, bool writable);
   void release(Segment& segment);
+  // A read failed: a handle may be stale for good (ESTALE, ENODEV) where a new one works. Who has
+  // this one keeps it; the next to acquire the segment gets another.
+  void retire(Segment& segment);
 
   Task<Result<void>> read_block(format::BlockLocation location,
                                 std::span<std::byte> block) override;
@@ -162,6 +166,7 @@ class SegmentStore final : public PageStorage {
   std::vector<KeptSnapshot> snapshots_;  // both fields ascend
   SnapshotNumber newest_snapshot_;       // ever taken
   std::unordered_map<std::uint64_t, std::unique_ptr<Segment>> open_;
+  std::vector<std::unique_ptr<Segment>> retired_;
   std::size_t handles_max_ = limits::kOpenSegmentsMax;  // falls when opening fails
   std::size_t opens_since_growth_ = 0;
   List<Segment, &Segment::lru_link> idle_;  // users == 0, least recently used first

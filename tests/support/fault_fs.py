@@ -55,6 +55,10 @@ class FaultFs:
     def clear(self):
         self.call("clear")
 
+    def make_stale(self):
+        """Every open file is of no use any more; opening it again helps."""
+        self.call("stale")
+
     def hits(self, rule):
         return self.call("show", rule)[0]
 
