@@ -46,6 +46,7 @@ static_assert(kCleanerWindowBlocks > limits::kRecordPayloadBlocksMax);
 // A victim must be worth its checkpoint.
 constexpr std::uint32_t kGarbagePercentMin = 5;
 constexpr std::size_t kVictimsPerCheckpoint = 32;
+constexpr std::uint32_t kPageVictimRoundsMax = 3;
 
 }  // namespace
 
@@ -222,9 +223,12 @@ Task<bool> VolumeImpl::clean_segment(SegmentNumber victim) {
   if (cleaning.failed) co_return false;
   co_await move_references(cleaning);
   // Damaged blocks keep their segment; to read it again and again would not help.
+  // Pages leave theirs with the next checkpoint, if they can be read.
   const bool has_pages = entry.stream == SegmentStream::pages;
-  if (!closing_ && !has_pages && store_.entry(victim).live_blocks != 0) {
+  if (!closing_ && store_.entry(victim).live_blocks != 0 &&
+      (!has_pages || ++page_victim_rounds_[victim.value] >= kPageVictimRoundsMax)) {
     uncleanable_.insert(victim.value);
+    page_victim_rounds_.erase(victim.value);
   }
   co_return true;
 }

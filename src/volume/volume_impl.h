@@ -272,6 +272,8 @@ class VolumeImpl final : public Volume, private MainLogClient {
   std::uint64_t trimmed_blocks_ = 0;  // live before a discard, since the cleaner last caught up
   std::unordered_set<std::uint64_t> victims_;      // since the last checkpoint
   std::unordered_set<std::uint64_t> uncleanable_;  // hold damaged blocks
+  // Rounds that left pages behind, of segments that are still there.
+  std::unordered_map<std::uint64_t, std::uint32_t> page_victim_rounds_;
   // Recovery: what it replayed, and up to where that is known to be durable.
   std::vector<ReplayedRecord> replayed_;
   Sequence durable_;
