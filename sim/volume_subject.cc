@@ -68,7 +68,12 @@ class VolumeSubject final : public Subject {
   Task<Result<void>> resize(std::uint64_t size_bytes) override {
     return volume_->resize(size_bytes);
   }
-  Task<Result<void>> checkpoint() override { return volume_->checkpoint(); }
+  Task<Result<void>> checkpoint() override {
+    // As a host does while another volume of the pool waits for room.
+    space_is_short_ = !space_is_short_;
+    volume_->hint_space_is_short(space_is_short_);
+    return volume_->checkpoint();
+  }
 
   bool has_snapshots() const override { return true; }
   std::vector<std::string> snapshots() const override {
@@ -182,6 +187,7 @@ class VolumeSubject final : public Subject {
   SimFileSystem& files_;
   VolumeId id_;
   const RunPlan& plan_;
+  bool space_is_short_ = false;
   std::unique_ptr<Pool> pool_;
   std::unique_ptr<Volume> volume_;  // destroyed before its pool
 };

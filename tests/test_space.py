@@ -4,6 +4,7 @@
 import json
 import os
 import random
+import subprocess
 import time
 import unittest
 
@@ -122,6 +123,31 @@ class Accounting(SmallStorageTest):
             self.assertEqual(shown["provisioned_bytes"], 1200 * MIB)
             usable = shown["capacity_bytes"] - shown["reserve_bytes"] - others
             self.assertAlmostEqual(shown["overcommit_ratio"], 1200 * MIB / usable, delta=0.01)
+
+    def test_it_is_true_while_a_guest_writes_as_well(self):
+        uri = self.daemon.attach_new("pool/disk", "600M")
+        writer = programs.start(
+            ["qemu-io", "-f", "raw", "-t", "none", uri,
+             *[word for number in range(60)
+               for word in ("-c", f"write -q -P {number} {number * 9}M 9M", "-c", "flush")]],
+            stdout=subprocess.DEVNULL)
+        self.addCleanup(programs.stop, writer)
+        checks = 0
+        while writer.poll() is None or checks < 3:
+            # It only grows meanwhile: what is said lies between what was and what is then.
+            before = self.usage("pool/disk")
+            volume = self.daemon.volume()["allocated_bytes"]
+            pool = self.pool()
+            after = self.usage("pool/disk")
+            for said in (volume, pool["allocated_bytes"]):
+                self.assertGreaterEqual(said, before - SEGMENT)
+                self.assertLessEqual(said, after + SEGMENT)
+            parts = pool["live_bytes"] + pool["garbage_bytes"] + pool["unwritten_bytes"]
+            self.assertAlmostEqual(parts, pool["allocated_bytes"], delta=5 * SEGMENT)
+            checks += 1
+        self.assertEqual(writer.wait(), 0)
+        self.assertGreater(self.usage("pool/disk"), 540 * MIB)
+        print(f"{checks} checks beside a writer")
 
     def test_what_a_volume_has_is_live_garbage_or_still_to_be_written(self):
         uri = self.daemon.attach_new("pool/disk", "400M")

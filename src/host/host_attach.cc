@@ -314,6 +314,9 @@ Task<void> Host::refresh_services(std::size_t loop) {
   auto command = [short_pools](ServiceShard& shard) { return shard.reports(short_pools); };
   auto reports = co_await asked.run(std::move(command));
   asked.refreshing = false;
+  for (auto& [name, attachment] : attachments_) {
+    if (attachment->loop == loop) attachment->opening_hold.reset();
+  }
   for (auto& [name, report] : reports) {
     Attachment* attachment = find_attachment(name);
     if (attachment == nullptr || attachment->loop != loop) continue;

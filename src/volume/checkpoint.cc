@@ -464,6 +464,7 @@ Task<void> VolumeImpl::publish(const format::Root& root) {
 
 Task<void> VolumeImpl::remove_dead(std::vector<SegmentNumber> dead) {
   for (const SegmentNumber number : dead) {
+    page_victim_rounds_.erase(number.value);
     const Result<void> removed = co_await store_.remove(number);
     if (removed.ok()) continue;
     log_warning("volume " + info_.name + ": " + removed.error().message() +
