@@ -28,7 +28,7 @@ _holdfast() {
       --runtime-dir)
         runtime_dir=${COMP_WORDS[++i]}
         ;;
-      --size | --segment-size)
+      --size | --segment-size | --qmp)
         ((i++))
         ;;
       -*) ;;
@@ -43,6 +43,10 @@ _holdfast() {
       mapfile -t COMPREPLY < <(compgen -d -- "$current")
       return
       ;;
+    --qmp)
+      mapfile -t COMPREPLY < <(compgen -f -- "$current")
+      return
+      ;;
     --size | --segment-size)
       return
       ;;
@@ -54,7 +58,7 @@ _holdfast() {
     pool/create) options+=" --shared --segment-size" ;;
     volume/create) options+=" --size --thick" ;;
     volume/resize) options+=" --size --force" ;;
-    attach/*) options+=" --nbd --vhost --read-only" ;;
+    attach/*) options+=" --nbd --vhost --read-only --qmp" ;;
     status/*) options+=" --watch" ;;
   esac
   if [[ $current == -* ]]; then
@@ -66,7 +70,7 @@ _holdfast() {
   elif ((count == 1)); then
     case $command in
       pool) candidates="create open list show close" ;;
-      volume) candidates="create list show resize rename remove" ;;
+      volume) candidates="create list show resize set rename remove" ;;
       completion) candidates="bash" ;;
       attach | detach) candidates=$(_holdfast_names volumes) ;;
     esac
@@ -77,10 +81,14 @@ _holdfast() {
         candidates=$(_holdfast_names pools | sed 's|$|/|')
         compopt -o nospace
         ;;
-      volume/show | volume/resize | volume/rename | volume/remove) candidates=$(_holdfast_names volumes) ;;
+      volume/show | volume/resize | volume/set | volume/rename | volume/remove) candidates=$(_holdfast_names volumes) ;;
     esac
-  elif ((count == 3)); then
+  elif ((count >= 3)); then
     case "$command/$verb" in
+      volume/set)
+        candidates="hold.pause_after= hold.fail_after="
+        compopt -o nospace
+        ;;
       pool/create | pool/open)
         candidates="dir:"
         compopt -o nospace
