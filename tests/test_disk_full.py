@@ -94,7 +94,7 @@ class DiskFull(HoldfastTest):
     def test_detaching_and_stopping_do_not_wait_for_a_full_pool(self):
         self.daemon.create_pool(path=self.pool_path, segment_size="4M")
         uri = self.daemon.attach_new("pool/disk", "300M")
-        programs.run("qemu-io", "-f", "raw", uri, "-c", "write -P 7 0 40M", "-c", "flush")
+        programs.run("qemu-io", "-f", "raw", uri, "-c", "write -P 7 250M 40M", "-c", "flush")
         self.fill_filesystem(leave_bytes=120 * MIB)
         writer = self.start_writer(uri, 8, 200 * MIB)
         self.assert_held()
@@ -108,7 +108,7 @@ class DiskFull(HoldfastTest):
         uri = self.daemon.call("attach", "pool/disk")["uri"]
         self.filler.unlink()
         programs.run("qemu-io", "-f", "raw", uri, "-c", "write -P 8 0 200M", "-c",
-                     "read -P 8 0 200M", timeout=60)
+                     "read -P 8 0 200M", "-c", "read -P 7 250M 40M", timeout=60)
 
     def test_requests_fail_after_as_long_as_the_operator_says(self):
         self.daemon.create_pool(path=self.pool_path, segment_size="4M")

@@ -96,7 +96,7 @@ TEST(ConfigTest, RefusalsNameTheLineAndTheProblem) {
   EXPECT_NE(refusal("[volume]\npage_cache = \"lots\"").find("is not a size"), std::string::npos);
   EXPECT_NE(refusal("[hold]\npause_after = \"soon\"").find("line 2: pause_after: 'soon'"),
             std::string::npos);
-  EXPECT_NE(refusal("[hold]\npause = \"1s\"").find("pause_after"), std::string::npos);
+  EXPECT_NE(refusal("[hold]\npause_afte = \"1s\"").find("pause_after"), std::string::npos);
   EXPECT_NE(refusal("[hold.pools.\"a b\"]\npause_after = \"1s\"").find("line"), std::string::npos);
   EXPECT_NE(refusal("[volume]\ncleaner_start_percent = 0").find("from 1 to 95"), std::string::npos);
   EXPECT_NE(refusal("[volume]\ncleaner_stop_percent = 50").find("must not be above"),
