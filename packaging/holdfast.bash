@@ -35,7 +35,7 @@ _holdfast() {
       --runtime-dir)
         runtime_dir=${COMP_WORDS[++i]}
         ;;
-      --size | --segment-size)
+      --size | --segment-size | --qmp)
         ((i++))
         ;;
       -*) ;;
@@ -50,6 +50,10 @@ _holdfast() {
       mapfile -t COMPREPLY < <(compgen -d -- "$current")
       return
       ;;
+    --qmp)
+      mapfile -t COMPREPLY < <(compgen -f -- "$current")
+      return
+      ;;
     --size | --segment-size)
       return
       ;;
@@ -62,7 +66,7 @@ _holdfast() {
     volume/create) options+=" --size --thick" ;;
     volume/resize) options+=" --size --force" ;;
     diff/*) options+=" --since" ;;
-    attach/*) options+=" --nbd --vhost --read-only" ;;
+    attach/*) options+=" --nbd --vhost --read-only --qmp" ;;
     status/*) options+=" --watch" ;;
   esac
   if [[ $current == -* ]]; then
@@ -74,7 +78,7 @@ _holdfast() {
   elif ((count == 1)); then
     case $command in
       pool) candidates="create open list show close" ;;
-      volume) candidates="create list show resize rename remove" ;;
+      volume) candidates="create list show resize set rename remove" ;;
       snapshot) candidates="create list remove rollback" ;;
       clone) candidates=$(_holdfast_names snapshots) ;;
       completion) candidates="bash" ;;
@@ -87,7 +91,7 @@ _holdfast() {
         candidates=$(_holdfast_names pools | sed 's|$|/|')
         compopt -o nospace
         ;;
-      volume/show | volume/resize | volume/rename | volume/remove | snapshot/list)
+      volume/show | volume/resize | volume/set | volume/rename | volume/remove | snapshot/list)
         candidates=$(_holdfast_names volumes)
         ;;
       snapshot/create)
@@ -96,8 +100,12 @@ _holdfast() {
         ;;
       snapshot/remove | snapshot/rollback) candidates=$(_holdfast_names snapshots) ;;
     esac
-  elif ((count == 3)); then
+  elif ((count >= 3)); then
     case "$command/$verb" in
+      volume/set)
+        candidates="hold.pause_after= hold.fail_after="
+        compopt -o nospace
+        ;;
       pool/create | pool/open)
         candidates="dir:"
         compopt -o nospace

@@ -90,6 +90,40 @@ class DiskFull(HoldfastTest):
         self.assertEqual(writer.wait(60), 0)
         programs.run("qemu-io", "-f", "raw", uri, "-c", "read -P 7 0 120M")
 
+    def test_detaching_and_stopping_do_not_wait_for_a_full_pool(self):
+        self.daemon.create_pool(path=self.pool_path, segment_size="4M")
+        uri = self.daemon.attach_new("pool/disk", "300M")
+        programs.run("qemu-io", "-f", "raw", uri, "-c", "write -P 7 250M 40M", "-c", "flush")
+        self.fill_filesystem(leave_bytes=120 * MIB)
+        writer = self.start_writer(uri, 8, 200 * MIB)
+        self.assert_held()
+        self.assertIn("still holds", self.daemon.call("detach", "pool/disk")["warning"])
+        self.assertNotEqual(writer.wait(60), 0, "its connection is lost")
+        self.daemon.process.terminate()
+        self.assertIn(self.daemon.process.wait(60), (0, 1))
+        self.assertIn("left as after a crash", self.daemon.log_path.read_text())
+        self.daemon.start()
+        # A pool that is full keeps nobody from attaching.
+        uri = self.daemon.call("attach", "pool/disk")["uri"]
+        self.filler.unlink()
+        programs.run("qemu-io", "-f", "raw", uri, "-c", "write -P 8 0 200M", "-c",
+                     "read -P 8 0 200M", "-c", "read -P 7 250M 40M", timeout=60)
+
+    def test_requests_fail_after_as_long_as_the_operator_says(self):
+        self.daemon.create_pool(path=self.pool_path, segment_size="4M")
+        uri = self.daemon.attach_new("pool/disk", "300M")
+        self.daemon.call("volume", "set", "pool/disk", "hold.fail_after=3s")
+        self.fill_filesystem(leave_bytes=120 * MIB)
+        writer = self.start_writer(uri, 7, 200 * MIB)
+        self.assert_held()
+        self.assertNotEqual(writer.wait(60), 0)
+        self.assertIn("Input/output error", writer.stdout.read())
+        programs.run("qemu-io", "-f", "raw", "-r", uri, "-c", "read 250M 1M", timeout=20)
+        self.filler.unlink()
+        programs.wait_until(lambda: self.daemon.volume()["hold"] is None, 30, "requests to flow")
+        programs.run("qemu-io", "-f", "raw", uri, "-c", "write -P 8 0 200M", "-c",
+                     "read -P 8 0 200M", timeout=60)
+
     def test_a_daemon_killed_while_it_holds_comes_back_with_all_that_was_acknowledged(self):
         self.daemon.create_pool(path=self.pool_path, segment_size="4M")
         uri = self.daemon.attach_new("pool/disk", "300M")

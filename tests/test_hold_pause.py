@@ -61,7 +61,7 @@ class HoldPause(GuestTest):
 
     def fill(self):
         available = self.daemon.call("pool", "show", "small")["available_bytes"]
-        programs.run("fallocate", "-l", available - 4 * MIB, self.filler)
+        programs.run("fallocate", "-l", available - 32 * MIB, self.filler)
 
     def machine(self, name):
         return self.daemon.volume(f"small/{name}")["attachment"]["machine"]
@@ -151,6 +151,8 @@ class HoldPause(GuestTest):
         self.daemon.kill_and_start()
         self.assertEqual(self.daemon.volume("small/vhost")["settings"]["hold.pause_after"], "1s")
         time.sleep(3)
+        self.assertEqual(self.machine("vhost")["state"], "paused", "nothing is better yet")
+        self.assertEqual(running.qmp.execute("query-status")["status"], "paused")
         self.filler.unlink()
         running.qmp.wait_for_event("RESUME")
         self.assert_unnoticed(running, [load])

@@ -58,6 +58,21 @@ vms = "dir:/srv/vms"
   EXPECT_EQ(config.pools[0].location, "dir:/srv/vms");
 }
 
+TEST(ConfigTest, HoldsAreSetForAllAndForEachPool) {
+  const auto result = parse_config(R"([hold]
+pause_after = "10s"
+[hold.pools.vms]
+fail_after = "5m"
+[hold.pools."web.1"]
+pause_after = "never"
+)",
+                                   "test.toml");
+  ASSERT_TRUE(result.ok()) << result.error().message();
+  EXPECT_EQ(result->hold, (HoldSettings{10s, {}}));
+  EXPECT_EQ(result->pool_holds.at("vms"), (HoldSettings{{}, 300s}));
+  EXPECT_EQ(result->pool_holds.at("web.1"), (HoldSettings{kNever, {}}));
+}
+
 TEST(ConfigTest, AnEmptyFileMeansTheDefaults) {
   const auto result = parse_config("", "test.toml");
   ASSERT_TRUE(result.ok());
@@ -86,6 +101,10 @@ TEST(ConfigTest, RefusalsNameTheLineAndTheProblem) {
   EXPECT_NE(refusal("log = 5").find("must be a table"), std::string::npos);
   EXPECT_NE(refusal("[log]\nlevel = \"loud\"").find("line 2: level must be"), std::string::npos);
   EXPECT_NE(refusal("[volume]\npage_cache = \"lots\"").find("is not a size"), std::string::npos);
+  EXPECT_NE(refusal("[hold]\npause_after = \"soon\"").find("line 2: pause_after: 'soon'"),
+            std::string::npos);
+  EXPECT_NE(refusal("[hold]\npause_afte = \"1s\"").find("pause_after"), std::string::npos);
+  EXPECT_NE(refusal("[hold.pools.\"a b\"]\npause_after = \"1s\"").find("line"), std::string::npos);
   EXPECT_NE(refusal("[volume]\ncleaner_start_percent = 0").find("from 1 to 95"), std::string::npos);
   EXPECT_NE(refusal("[volume]\ncleaner_stop_percent = 50").find("must not be above"),
             std::string::npos);

@@ -110,9 +110,16 @@ void Host::update_machines() {
   for (const auto& [name, attachment] : attachments_) {
     if (attachment->qmp_path.empty() || attachment->state == ServiceState::detaching) continue;
     Wanted& machine = wanted[attachment->qmp_path];
-    if (attachment->is_hold_known && !attachment->held.has_value()) continue;
+    const bool flows = attachment->is_hold_known && !attachment->held.has_value();
+    const auto known = machines_.find(attachment->qmp_path);
+    const bool is_inherited = known != machines_.end()
+                                  ? known->second->is_inherited()
+                                  : std::find(paused_before_.begin(), paused_before_.end(),
+                                              attachment->qmp_path) != paused_before_.end();
+    if (flows && is_inherited) background_.spawn(refresh_space(name.pool));
+    if (flows && (!is_inherited || has_space_for(*attachment))) continue;
     machine.is_held = true;
-    if (!attachment->is_hold_known) continue;
+    if (!attachment->held.has_value()) continue;
     const Duration pause_after = hold_policy(name).pause_after;
     if (pause_after != kNever && *attachment->held >= pause_after) machine.wants_pause = true;
   }
@@ -134,6 +141,15 @@ void Host::update_machines() {
     background_.spawn(forget_machine(std::move(at->second)));
     at = machines_.erase(at);
   }
+}
+
+bool Host::has_space_for(const Attachment& attachment) const {
+  if (attachment.record.has_value() && attachment.record->thick) return true;
+  const auto at = pools_.find(attachment.name.pool);
+  if (at == pools_.end() || at->second->pool == nullptr) return false;
+  const std::optional<PoolReport::Space>& space = at->second->space;
+  return space.has_value() &&
+         space->available_bytes > space->reserve_bytes + at->second->pool->info().segment_bytes;
 }
 
 Task<void> Host::record_machines() {

@@ -390,6 +390,59 @@ TEST_F(HostTest, ConfiguredPoolsAreOpenedAndMustAgreeWithTheState) {
                  "is recorded at");
 }
 
+TEST_F(HostTest, SettingsOfAVolumeFollowItAndEndWithIt) {
+  const VolumeName disk{"vms", "disk"};
+  const VolumeName other{"vms", "other"};
+  ASSERT_TRUE(create_pool("vms").ok());
+  ASSERT_TRUE(create_volume(disk).ok());
+  const auto set = [this](const VolumeName& name, const std::string& setting,
+                          const std::string& value) {
+    const SetVolumeRequest request{name, {{setting, value}}};
+    return host_->call<VolumeReport>([request](Host& host) { return host.set_volume(request); });
+  };
+  EXPECT_EQ(show(disk)->hold_pause_after, "25s");
+  EXPECT_EQ(show(disk)->hold_fail_after, "never");
+  EXPECT_FALSE(set(disk, "hold.pause", "1s").ok());
+  EXPECT_FALSE(set(disk, "hold.pause_after", "later").ok());
+  EXPECT_FALSE(set(other, "hold.pause_after", "1s").ok()) << "there is none";
+  ASSERT_TRUE(set(disk, "hold.pause_after", "10s").ok());
+  EXPECT_EQ(set(disk, "hold.fail_after", "1h")->hold_pause_after, "10s");
+  stop();
+  start();
+  ASSERT_TRUE(eventually([&] { return show(disk).ok(); }));
+  EXPECT_EQ(show(disk)->hold_pause_after, "10s");
+  ASSERT_TRUE(rename(disk, "other").ok());
+  EXPECT_EQ(show(other)->hold_fail_after, "1h");
+  ASSERT_TRUE(create_volume(disk).ok());
+  EXPECT_EQ(show(disk)->hold_fail_after, "never");
+  ASSERT_TRUE(remove(other).ok());
+  ASSERT_TRUE(create_volume(other).ok());
+  EXPECT_EQ(show(other)->hold_pause_after, "25s");
+}
+
+TEST_F(HostTest, TheMonitorOfAMachineIsRememberedAndMayChange) {
+  const VolumeName disk{"vms", "disk"};
+  ASSERT_TRUE(create_pool("vms").ok());
+  ASSERT_TRUE(create_volume(disk).ok());
+  const auto attach_with = [&](const std::string& qmp) {
+    AttachRequest request;
+    request.name = disk;
+    request.qmp_path = qmp;
+    return host_->call<AttachAnswer>([request](Host& host) { return host.attach(request); });
+  };
+  EXPECT_FALSE(attach_with("relative.qmp").ok());
+  EXPECT_FALSE(attach_with("/" + std::string(107, 'x')).ok());
+  ASSERT_TRUE(attach_with("/run/one.qmp").ok());
+  EXPECT_EQ(attach_with("")->attachment.qmp_path, "/run/one.qmp");
+  ASSERT_TRUE(attach_with("/run/two.qmp").ok());
+  stop();
+  start();
+  ASSERT_TRUE(eventually([&] { return show(disk).ok() && show(disk)->attachment->machine; }));
+  EXPECT_EQ(show(disk)->attachment->qmp_path, "/run/two.qmp");
+  EXPECT_EQ(show(disk)->attachment->machine->state, "running") << "nobody has asked yet";
+  ASSERT_TRUE(detach(disk).ok());
+}
+
 TEST_F(HostTest, VolumesAreSpreadOverTheLoops) {
   stop();
   config_.loops = 3;

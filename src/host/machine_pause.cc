@@ -13,7 +13,8 @@ MachinePause::MachinePause(MachinePauseEnvironment environment, std::string path
       executor_(environment_.executor),
       path_(std::move(path)),
       changed_(executor_),
-      is_ours_(is_ours) {
+      is_ours_(is_ours),
+      is_inherited_(is_ours) {
   if (is_ours_) state_ = State::paused;
   tasks_.spawn(run());
 }
@@ -230,6 +231,7 @@ Task<Result<void>> MachinePause::resume(QmpConnection& monitor) {
 // The state's disk may be full or slow; the guest's timers do not wait for it.
 Task<void> MachinePause::set_ours(bool is_ours) {
   is_ours_ = is_ours;
+  is_inherited_ = false;
   const std::size_t wanted = saves_ + 1;
   ++saves_;
   tasks_.spawn(record());

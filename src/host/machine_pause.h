@@ -54,6 +54,9 @@ class MachinePause {
   const std::string& path() const { return path_; }
   // It is paused, or about to be, by us.
   bool is_ours() const { return is_ours_; }
+  // And it was when we came: it asks for nothing since, so its disks do not show whether they would
+  // be held.
+  bool is_inherited() const { return is_ours_ && is_inherited_; }
   MachineReport report() const;
 
  private:
@@ -86,6 +89,7 @@ class MachinePause {
   // What we know of the machine.
   State state_ = State::running;
   bool is_ours_ = false;
+  bool is_inherited_ = false;
   bool is_left_alone_ = false;  // until this hold is over
   bool is_running_ = false;     // as the monitor last said
   std::string detail_;

@@ -34,6 +34,39 @@ TEST(StateTest, RoundTrips) {
   EXPECT_EQ(decoded->attachments[0].since.unix_seconds, 1700000000);
 }
 
+TEST(StateTest, MonitorsSettingsAndPausedMachinesRoundTrip) {
+  HostState state = example();
+  state.attachments[1].qmp_path = "/run/vm 1.qmp";
+  state.volume_settings = {{"vms", "disk1", {10s, kNever}}, {"vms", "disk2", {{}, 1500ms}}};
+  state.paused_machines = {"/run/vm 1.qmp"};
+  const auto decoded = decode_state(encode_state(state));
+  ASSERT_TRUE(decoded.ok()) << decoded.error().message();
+  EXPECT_EQ(decoded->attachments[0].qmp_path, "");
+  EXPECT_EQ(decoded->attachments[1].qmp_path, "/run/vm 1.qmp");
+  ASSERT_EQ(decoded->volume_settings.size(), 2u);
+  EXPECT_EQ(decoded->volume_settings[0].hold, (HoldSettings{10s, kNever}));
+  EXPECT_EQ(decoded->volume_settings[1].volume, "disk2");
+  EXPECT_EQ(decoded->volume_settings[1].hold, (HoldSettings{{}, 1500ms}));
+  EXPECT_EQ(decoded->paused_machines, state.paused_machines);
+}
+
+TEST(StateTest, TheLargestStateFitsItsFile) {
+  HostState state;
+  const std::string name(limits::kNameBytesMax, 'n');
+  for (std::size_t i = 0; i < limits::kPoolsMax; ++i) {
+    state.pools.push_back({name, "dir:/" + std::string(500, 'p')});
+  }
+  for (std::size_t i = 0; i < limits::kAttachmentsMax; ++i) {
+    const std::string path(107, 'q');
+    state.attachments.push_back({name, name, "vhost", false, WallTime{1700000000}, path});
+    state.paused_machines.push_back(path);
+  }
+  for (std::size_t i = 0; i < limits::kVolumeSettingsMax; ++i) {
+    state.volume_settings.push_back({name, name, {86'399'999ms, 86'399'999ms}});
+  }
+  EXPECT_LE(encode_state(state).size(), limits::kStateFileBytes);
+}
+
 TEST(StateTest, EveryChangedByteIsNoticed) {
   const std::string good = encode_state(example());
   for (std::size_t i = 0; i < good.size(); ++i) {
