@@ -53,6 +53,7 @@ _holdfast() {
   case "$command/$verb" in
     pool/create) options+=" --shared --segment-size" ;;
     volume/create) options+=" --size --thick" ;;
+    volume/convert) options+=" --thick --thin" ;;
     volume/resize) options+=" --size --force" ;;
     attach/*) options+=" --nbd --vhost --read-only" ;;
     status/*) options+=" --watch" ;;
@@ -66,7 +67,7 @@ _holdfast() {
   elif ((count == 1)); then
     case $command in
       pool) candidates="create open list show close" ;;
-      volume) candidates="create list show resize rename remove" ;;
+      volume) candidates="create list show resize convert rename remove" ;;
       completion) candidates="bash" ;;
       attach | detach) candidates=$(_holdfast_names volumes) ;;
     esac
@@ -77,7 +78,7 @@ _holdfast() {
         candidates=$(_holdfast_names pools | sed 's|$|/|')
         compopt -o nospace
         ;;
-      volume/show | volume/resize | volume/rename | volume/remove) candidates=$(_holdfast_names volumes) ;;
+      volume/show | volume/resize | volume/convert | volume/rename | volume/remove) candidates=$(_holdfast_names volumes) ;;
     esac
   elif ((count == 3)); then
     case "$command/$verb" in

@@ -55,6 +55,8 @@ Json to_json(const VolumeCounters& counters) {
           {"live_bytes", counters.live_bytes},
           {"segment_bytes", counters.segment_bytes},
           {"segment_count", counters.segment_count},
+          {"spare_count", counters.spare_count},
+          {"waits_for_cleaner", counters.waits_for_cleaner},
           {"epoch", counters.epoch},
           {"log_sequence", counters.log_sequence},
           {"records_written", counters.records_written},
@@ -148,6 +150,7 @@ Json to_json(const VolumeReport& report) {
                {"thick", or_null(report.thick)},
                {"created_unix_seconds", nullptr},
                {"allocated_bytes", or_null(report.allocated_bytes)},
+               {"preallocation", nullptr},
                {"state", state_name(report.state, "serving")},
                {"reason", text_or_null(report.reason)},
                {"attached", report.attachment.has_value()},
@@ -158,6 +161,13 @@ Json to_json(const VolumeReport& report) {
   if (report.created.has_value()) json["created_unix_seconds"] = report.created->unix_seconds;
   if (report.attachment.has_value()) json["attachment"] = to_json(*report.attachment);
   if (report.hold.has_value()) json["hold"] = to_json(*report.hold);
+  if (report.preallocation.has_value()) {
+    const PreallocationReport& preallocation = *report.preallocation;
+    json["preallocation"] = {{"state", preallocation.state},
+                             {"done_bytes", preallocation.done_bytes},
+                             {"total_bytes", preallocation.total_bytes},
+                             {"reason", text_or_null(preallocation.reason)}};
+  }
   if (report.counters.has_value()) json["statistics"] = to_json(*report.counters);
   return json;
 }
@@ -237,6 +247,11 @@ Result<std::string> BodyReader::text_or(const char* key, std::string fallback) c
 Result<std::uint64_t> BodyReader::number_or(const char* key, std::uint64_t fallback) const {
   if (!object_.contains(key)) return fallback;
   return number(key);
+}
+
+Result<bool> BodyReader::flag(const char* key) const {
+  if (!object_.contains(key)) return bad_member(key, "is missing");
+  return flag_or(key, false);
 }
 
 Result<bool> BodyReader::flag_or(const char* key, bool fallback) const {

@@ -38,6 +38,7 @@ class BodyReader {
   Result<std::uint64_t> number(const char* key) const;
   Result<std::string> text_or(const char* key, std::string fallback) const;
   Result<std::uint64_t> number_or(const char* key, std::uint64_t fallback) const;
+  Result<bool> flag(const char* key) const;
   Result<bool> flag_or(const char* key, bool fallback) const;
 
  private:

@@ -119,6 +119,15 @@ std::string notes(const Json& status) {
   for (const Json& volume : member(status, "volumes")) {
     const std::string reason = text_of(volume, "reason");
     if (!reason.empty()) out += "Volume " + volume_name(volume) + ": " + reason + "\n";
+    const Json& preallocation = member(volume, "preallocation");
+    const std::string missing = text_of(preallocation, "state");
+    if (preallocation.is_object() && missing != "complete") {
+      const std::string why = text_of(preallocation, "reason");
+      out += "Volume " + volume_name(volume) +
+             " is not yet sure of its space: " + bytes_of(preallocation, "done_bytes") + " of " +
+             bytes_of(preallocation, "total_bytes") + " are preallocated, " + missing +
+             (why.empty() ? "" : ": " + why) + "\n";
+    }
     const Json& hold = member(volume, "hold");
     if (hold.is_object()) {
       out += "Volume " + volume_name(volume) + " is held: " + text_of(hold, "reason") + " for " +
@@ -197,6 +206,14 @@ std::string volume_details(const Json& volume) {
   details.add("size",
               bytes_of(volume, "size_bytes") + (flag_of(volume, "thick") ? ", thick" : ", thin"));
   details.add("allocated", bytes_of(volume, "allocated_bytes"));
+  const Json& preallocation = member(volume, "preallocation");
+  if (preallocation.is_object()) {
+    const std::string why = text_of(preallocation, "reason");
+    details.add("preallocated", bytes_of(preallocation, "done_bytes") + " of " +
+                                    bytes_of(preallocation, "total_bytes") + ", " +
+                                    text_of(preallocation, "state") +
+                                    (why.empty() ? "" : ": " + why));
+  }
   details.add("created", time_of(volume, "created_unix_seconds"));
   const std::string reason = text_of(volume, "reason");
   details.add("state",

@@ -3,13 +3,26 @@
 // What a Host keeps of each pool and each attachment. For host*.cc only.
 #pragma once
 
+#include <map>
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
 
 #include "host/host.h"
+#include "pool/preallocation.h"
 
 namespace holdfast {
+
+// A thick volume, attached or not, and how far its preallocation is (host_thick.cc).
+struct Host::ThickVolume {
+  std::uint64_t growing_to_bytes = 0;  // a resize waits for that much
+  Preallocation progress;
+  std::string waiting;  // why it does not go on
+  bool counted = false;
+  bool stop = false;     // soon: the pool is being closed, or the volume is
+  bool dropped = false;  // removed, or thin now
+};
 
 struct Host::PoolEntry {
   std::string name;
@@ -22,6 +35,12 @@ struct Host::PoolEntry {
   std::optional<std::uint64_t> volume_count;
   bool refreshing = false;
   std::size_t users = 0;  // operations under way: the pool cannot be closed
+  std::map<VolumeId, std::unique_ptr<ThickVolume>> thick;
+  std::set<VolumeId> to_thin;  // whose spares are to be removed
+  bool knows_thin = false;     // those that an earlier daemon left have been looked for
+  bool tending = false;        // tend() is at it
+  bool tend_again = false;
+  bool tending_stopped = false;
 };
 
 struct Host::Attachment {

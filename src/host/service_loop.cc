@@ -76,6 +76,11 @@ Task<Result<ServiceReport>> ServiceShard::resize(VolumeName name, std::uint64_t 
   co_return *target.report();
 }
 
+Task<Result<void>> ServiceShard::set_thick(VolumeName name, bool thick) {
+  services_.at(name)->set_thick(thick);
+  co_return Result<void>{};
+}
+
 Task<Result<void>> ServiceShard::resize_detached(ShardVolume volume, std::uint64_t size_bytes) {
   View& place = view(volume);
   volume.options.page_memory = &page_memory_;

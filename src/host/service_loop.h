@@ -47,6 +47,7 @@ class ServiceShard {
   // Closes and destroys the service, if there is one.
   Task<Result<void>> remove(VolumeName name);
   Task<Result<ServiceReport>> resize(VolumeName name, std::uint64_t size_bytes);
+  Task<Result<void>> set_thick(VolumeName name, bool thick);
   Task<Result<void>> resize_detached(ShardVolume volume, std::uint64_t size_bytes);
   // Of those that are open.
   Task<std::vector<std::pair<VolumeName, ServiceReport>>> reports();

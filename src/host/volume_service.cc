@@ -20,6 +20,8 @@ VolumeCounters counters_of(const VolumeStatistics& now) {
   counters.live_bytes = now.live_bytes;
   counters.segment_bytes = now.segment_bytes;
   counters.segment_count = now.segment_count;
+  counters.spare_count = now.spare_count;
+  counters.waits_for_cleaner = now.waits_for_cleaner;
   counters.epoch = now.epoch;
   counters.log_sequence = now.log_sequence;
   counters.records_written = now.records_written;
@@ -92,6 +94,10 @@ Task<Result<void>> VolumeService::resize(std::uint64_t size_bytes) {
   auto resized = co_await volume_->resize(size_bytes);
   if (resized.ok() && is_open()) frontend_->size_changed();
   co_return resized;
+}
+
+void VolumeService::set_thick(bool thick) {
+  if (volume_ != nullptr) volume_->set_thick(thick);
 }
 
 std::optional<ServiceReport> VolumeService::report() const {

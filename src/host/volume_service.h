@@ -68,6 +68,7 @@ class VolumeService {
   Task<void> close();
 
   Task<Result<void>> resize(std::uint64_t size_bytes);
+  void set_thick(bool thick);                   // when it is open
   std::optional<ServiceReport> report() const;  // nothing when it is not open
 
  private:

@@ -46,6 +46,10 @@ std::string root_name(const RootId& root) {
   return numbered_name(kRootPrefix, root.epoch.value, root.number);
 }
 
+std::string spare_name(std::string_view prefix, std::uint64_t epoch, std::uint64_t number) {
+  return numbered_name(prefix, epoch, number);
+}
+
 std::optional<NumberedName> parse_numbered_name(std::string_view prefix, std::string_view name) {
   if (!name.starts_with(prefix)) return std::nullopt;
   name.remove_prefix(prefix.size());

@@ -22,6 +22,9 @@ inline constexpr std::string_view kRemovingPrefix = ".removing-";
 inline constexpr std::string_view kNewPrefix = ".new-";
 inline constexpr std::string_view kSegmentPrefix = "seg-";
 inline constexpr std::string_view kRootPrefix = "root-";
+inline constexpr std::string_view kSparePrefix = "spare-";
+inline constexpr std::string_view kSpareRootName = "spare-root";
+inline constexpr std::string_view kNewSparePrefix = ".spare-";
 
 // An epoch and a number within it, as segments and roots are named.
 struct NumberedName {
@@ -33,7 +36,8 @@ std::string join(std::string_view directory, std::string_view name);
 std::string parent_directory(const std::string& path);
 std::string segment_name(const SegmentId& segment);
 std::string root_name(const RootId& root);
-// Accepts exactly what the two above make; anything else is somebody else's file.
+std::string spare_name(std::string_view prefix, std::uint64_t epoch, std::uint64_t number);
+// Accepts exactly what the three above make; anything else is somebody else's file.
 std::optional<NumberedName> parse_numbered_name(std::string_view prefix, std::string_view name);
 
 }  // namespace holdfast::dir_layout

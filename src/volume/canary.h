@@ -17,5 +17,6 @@ inline constexpr bool kIgnoreChecksums = HOLDFAST_CANARY == 4;
 inline constexpr bool kFreeBeforeCheckpoint = HOLDFAST_CANARY == 5;
 inline constexpr bool kMoveBeforeCopiesAreDurable = HOLDFAST_CANARY == 6;
 inline constexpr bool kMoveWithoutLooking = HOLDFAST_CANARY == 7;
+inline constexpr bool kRecycleBeforeCheckpoint = HOLDFAST_CANARY == 8;
 
 }  // namespace holdfast::canary

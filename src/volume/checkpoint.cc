@@ -65,7 +65,9 @@ void VolumeImpl::after_activity() {
       log_.bytes_written() - log_bytes_at_checkpoint_ >= options_.checkpoint_log_bytes;
   const bool many_dirty =
       memory_.wants_checkpoint() && map_.dirty_count() >= limits::kPagesPerVolumeMin;
-  if ((log_is_long || many_dirty) && !checkpoint_running_) want_checkpoint();
+  // What a thick volume's segments are freed by, if it needs them.
+  const bool frees = scarcity() > 0 && store_.dead_candidates().size() > dead_left_;
+  if ((log_is_long || many_dirty || frees) && !checkpoint_running_) want_checkpoint();
   maybe_clean();
 }
 
@@ -129,7 +131,9 @@ Task<void> VolumeImpl::checkpoint_once() {
   log_.resume_apply();
 
   if (canary::kPublishBeforePagesAreDurable) co_await publish(flush.root);
-  if (canary::kFreeBeforeCheckpoint) co_await remove_dead(flush.dead);
+  const bool frees_early =
+      canary::kFreeBeforeCheckpoint || (canary::kRecycleBeforeCheckpoint && store_.is_thick());
+  if (frees_early) co_await remove_dead(flush.dead);
   HoldTracker::Operation held(hold_);
   for (;;) {
     co_await write_pages(flush);
@@ -145,7 +149,7 @@ Task<void> VolumeImpl::checkpoint_once() {
   for (Segment* segment : flush.filled) store_.release(*segment);
   if (!canary::kPublishBeforePagesAreDurable) co_await publish(flush.root);
   ++checkpoints_done_;
-  if (!canary::kFreeBeforeCheckpoint) co_await remove_dead(flush.dead);
+  if (!frees_early) co_await remove_dead(flush.dead);
 }
 
 // --- Places ---
@@ -221,8 +225,8 @@ void VolumeImpl::freeze(Flush& flush) {
 
   format::Root& root = flush.root;
   root = root_;
-  root.id = root_.id.epoch == epoch_ ? RootId{id_, epoch_, root_.id.number + 1}
-                                     : RootId{id_, epoch_, 0};
+  root.id =
+      root_.id.epoch == epoch_ ? RootId{id_, epoch_, root_.id.number + 1} : RootId{id_, epoch_, 0};
   root.size_bytes = info_.size_bytes;
   root.map_top = map_.top();
   root.segment_table_top = table.top();
@@ -339,10 +343,15 @@ Task<void> VolumeImpl::remove_dead(std::vector<SegmentNumber> dead) {
   for (const SegmentNumber number : dead) {
     const Result<void> removed = co_await store_.remove(number);
     if (removed.ok()) continue;
+    if (removed.error().code() == ErrorCode::busy) {  // for a moment
+      store_.dead_candidates().push_back(number);
+      continue;
+    }
     log_warning("volume " + info_.name + ": " + removed.error().message() +
                 "; it is tried again after the next checkpoint");
     store_.dead_candidates().push_back(number);
   }
+  dead_left_ = store_.dead_candidates().size();
 }
 
 }  // namespace holdfast

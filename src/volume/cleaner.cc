@@ -71,10 +71,14 @@ struct VolumeImpl::Cleaning {
 VolumeImpl::Garbage VolumeImpl::measure_garbage() {
   Garbage found;
   const std::uint64_t next = store_.next_number().value;
+  // With little left, the emptiest gives most, whatever its age.
+  const bool is_greedy = scarcity() > 0;
   double best = 0;
   store_.for_each_entry([&](SegmentNumber number, const SegmentEntry& entry) {
     if (entry.state != SegmentState::sealed || entry.live_blocks == 0) return;
-    const std::uint64_t blocks = std::max(entry.used_blocks, entry.live_blocks);
+    // Those of a thick volume are never cut short.
+    const std::uint64_t blocks =
+        store_.is_thick() ? segment_blocks_ : std::max(entry.used_blocks, entry.live_blocks);
     found.sealed_blocks += blocks;
     found.live_blocks += entry.live_blocks;
     if (entry.live_blocks * 100ull > blocks * (100ull - kGarbagePercentMin)) return;
@@ -83,7 +87,7 @@ VolumeImpl::Garbage VolumeImpl::measure_garbage() {
     // (1992): benefit over cost; the segment's number stands for its age.
     const double live = static_cast<double>(entry.live_blocks) / static_cast<double>(blocks);
     const double age = static_cast<double>(next - number.value);
-    const double score = (1 - live) * age / (1 + live);
+    const double score = is_greedy ? 1 - live : (1 - live) * age / (1 + live);
     if (score > best) {
       best = score;
       found.victim = number;
@@ -93,14 +97,17 @@ VolumeImpl::Garbage VolumeImpl::measure_garbage() {
 }
 
 bool VolumeImpl::wants_cleaning(const Garbage& garbage, std::uint32_t percent) const {
-  if (hold_.state().reason == HoldReason::space) percent = std::min(percent, kGarbagePercentMin);
+  if (hold_.state().reason == HoldReason::space || scarcity() > 0) {
+    percent = std::min(percent, kGarbagePercentMin);
+  }
   return garbage.victim.value != 0 &&
          garbage.garbage_blocks() * 100 > garbage.sealed_blocks * std::uint64_t{percent};
 }
 
 // Called where garbage may have grown: cheap unless the number of segments has changed.
 void VolumeImpl::maybe_clean() {
-  if (cleaning_ || closing_ || !serving_ || options_.cleaner_start_percent > 100) return;
+  if (cleaning_ || has_ended_cleaning() || !serving_) return;
+  if (options_.cleaner_start_percent > 100 && !store_.is_thick()) return;
   if (store_.segment_count() == segments_when_measured_ &&
       hold_.state().reason != HoldReason::space) {
     return;
@@ -113,7 +120,7 @@ void VolumeImpl::maybe_clean() {
 
 Task<void> VolumeImpl::clean() {
   Backoff backoff;
-  while (!closing_) {
+  while (!has_ended_cleaning()) {
     const Garbage garbage = measure_garbage();
     if (!wants_cleaning(garbage, options_.cleaner_stop_percent)) break;
     clean_urgency_ = urgency(garbage);
@@ -130,12 +137,34 @@ Task<void> VolumeImpl::clean() {
       co_await sleep_for(executor_, backoff.next());
     }
     // Space comes back with a checkpoint; without haste the next one that is due will do.
-    const bool has_haste = hold_.state().reason == HoldReason::space;
+    const bool has_haste = hold_.state().reason == HoldReason::space || scarcity() > 0.5;
     if (has_haste || victims_.size() >= kVictimsPerCheckpoint) co_await checkpoint_now();
   }
   cleaning_ = false;
   segments_when_measured_ = store_.segment_count();
   drained_.notify_all();
+}
+
+// Of a thick volume: 0 while it has enough segments to write to, 1 with none to spare.
+double VolumeImpl::scarcity() const {
+  if (!store_.is_preallocated()) return 0;
+  const auto free = static_cast<double>(store_.free_spares());
+  constexpr auto kScarce = static_cast<double>(limits::kThickFreeSegments) / 2;
+  const double plenty =
+      kScarce + 1 + static_cast<double>(store_.segment_count() + store_.spare_count()) / 16;
+  return std::clamp((plenty - free) / (plenty - kScarce), 0.0, 1.0);
+}
+
+// The log waits for a segment.
+void VolumeImpl::on_scarcity() {
+  if (!checkpoint_running_ && !store_.dead_candidates().empty()) want_checkpoint();
+  segments_when_measured_ = 0;
+  maybe_clean();
+}
+
+// A volume that is being closed has requests to finish, which may need what is cleaned.
+bool VolumeImpl::has_ended_cleaning() const {
+  return closing_ && (!store_.is_thick() || (requests_active_ == 0 && log_.everything_synced()));
 }
 
 bool VolumeImpl::guest_is_busy() const {
@@ -145,6 +174,7 @@ bool VolumeImpl::guest_is_busy() const {
 // 0 where a busy guest comes first, 1 where garbage is far beyond the start.
 double VolumeImpl::urgency(const Garbage& garbage) const {
   if (hold_.state().reason == HoldReason::space) return 1;
+  if (scarcity() > 0) return scarcity();
   const double percent = 100.0 * static_cast<double>(garbage.garbage_blocks()) /
                          static_cast<double>(std::max<std::uint64_t>(1, garbage.sealed_blocks));
   const double start = options_.cleaner_start_percent + limits::kCleanerBusyPercent;
@@ -176,7 +206,7 @@ Task<bool> VolumeImpl::clean_segment(SegmentNumber victim) {
   cleaning.copies = AlignedBuffer((1 + limits::kRecordPayloadBlocksMax) * kBlockBytes);
   cleaning.builder = format::RecordBuilder(cleaning.copies.span(0, kBlockBytes));
   const std::uint32_t end = std::min(entry.used_blocks, segment_blocks_);
-  for (std::uint32_t at = 0; at < end && !closing_ && !cleaning.failed;) {
+  for (std::uint32_t at = 0; at < end && !has_ended_cleaning() && !cleaning.failed;) {
     const MonotonicTime began = executor_.now();
     const std::uint32_t blocks = std::min(kCleanerWindowBlocks, end - at);
     const std::span<std::byte> bytes = cleaning.window.span(0, blocks * kBlockBytes);

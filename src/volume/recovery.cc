@@ -66,10 +66,14 @@ struct VolumeImpl::FoundRecord {
 Task<Result<void>> VolumeImpl::recover(const std::vector<RootId>& roots, MonotonicTime begin) {
   CO_TRY_ASSIGN(std::vector<SegmentId> listed, co_await pool_.list_segments(id_));
   store_.set_listed(listed);
+  if (store_.is_thick()) {
+    CO_TRY(co_await store_.refresh_spares());
+  }
   CO_TRY(co_await store_.load_table(root_.segment_table_top));
   map_.set_top(root_.map_top);
   epoch_ = root_.id.epoch;
-  SegmentNumber next = root_.next_segment;
+  SegmentNumber next =
+      std::max(root_.next_segment, SegmentNumber{store_.last_spare_number().value + 1});
   for (const SegmentId& segment : listed) {
     next = std::max(next, SegmentNumber{segment.number.value + 1});
     epoch_ = std::max(epoch_, segment.epoch);
@@ -344,7 +348,7 @@ void VolumeImpl::seal_left_open() {
       used = segment_blocks_;
     }
     store_.seal(number, used);
-    if (used < segment_blocks_) {
+    if (used < segment_blocks_ && !store_.is_thick()) {
       trims_.push_back({SegmentId{id_, entry.epoch, number}, used * kBlockBytes});
     }
   }

@@ -154,17 +154,17 @@ void SegmentStore::for_each_entry(
 }
 
 Task<Result<Segment*>> SegmentStore::create(SegmentStream stream, bool hold_errors) {
-  const SegmentPurpose purpose =
-      stream == SegmentStream::main ? SegmentPurpose::guest_data : SegmentPurpose::metadata;
   HoldTracker::Operation held(hold_);
+  const MonotonicTime begin = executor_.now();
   for (;;) {
+    if (stream == SegmentStream::main) co_await wait_for_spare();
     // A number is used for one try only: a create that failed may still have left a file.
     const SegmentNumber number = next_;
     ++next_.value;
     CO_TRY(co_await prepare_entry(number));
     trim_handles(handles_max_ - 1);
     const SegmentId id{volume_, epoch_, number};
-    Result<std::unique_ptr<File>> file = co_await pool_.create_segment(id, purpose);
+    Result<std::unique_ptr<File>> file = co_await create_file(id, stream);
     if (file.ok()) {
       auto owned = std::make_unique<Segment>();
       owned->number = number;
@@ -181,12 +181,75 @@ Task<Result<Segment*>> SegmentStore::create(SegmentStream stream, bool hold_erro
       co_return segment;
     }
     if (!hold_errors) co_return file.take_error();
+    // All of a thick volume is there: what it waits for is its own cleaner, as a slow disk would.
+    if (stream == SegmentStream::main && file.error().code() == ErrorCode::no_space &&
+        is_preallocated() && executor_.now() - begin < limits::kThickHoldTime) {
+      continue;
+    }
     // A log that cannot grow waits whatever the reason: nothing else would keep the guest's data.
     const HoldReason reason = never_final(sort_error(file.error()));
     give_up_handles();
     const Duration delay = held.failed(reason, file.error().message());
     co_await sleep_for(executor_, delay);
   }
+}
+
+// Spares first: they need no space of the pool, and cannot be taken by anybody else.
+Task<Result<std::unique_ptr<File>>> SegmentStore::create_file(SegmentId segment,
+                                                              SegmentStream stream) {
+  const bool is_main = stream == SegmentStream::main;
+  for (bool refreshed = false; is_thick();) {
+    if (is_main ? free_spares() == 0 : spares_.empty()) {
+      if (refreshed) break;
+      refreshed = true;
+      CO_TRY(co_await refresh_spares());
+      continue;
+    }
+    const SpareId spare = spares_.back();
+    spares_.pop_back();
+    Result<std::unique_ptr<File>> file = co_await pool_.create_segment_from(spare, segment);
+    // Gone: the host removed it as a surplus, or a rename of ours had been done after all.
+    if (file.ok() || file.error().code() != ErrorCode::not_found) co_return file;
+  }
+  const SegmentPurpose purpose = is_main ? SegmentPurpose::guest_data : SegmentPurpose::metadata;
+  co_return co_await pool_.create_segment(segment, purpose);
+}
+
+// A log that has used up its spares waits for the cleaner. That does not last: while so few are
+// left, more of the sealed segments than kThickGarbagePercent is garbage (docs/decisions/0015), so
+// there is a victim, and the spares kept for metadata are enough to clean it.
+Task<void> SegmentStore::wait_for_spare() {
+  if (!is_thick() || free_spares() != 0) co_return;
+  (void)co_await refresh_spares();
+  if (!is_preallocated() || free_spares() != 0) co_return;
+  ++waits_for_spares_;
+  // Now and then the pool is asked all the same: it may have space, and if blocks are damaged, so
+  // that their segments cannot be cleaned, the proof does not hold.
+  const MonotonicTime until = executor_.now() + limits::kThickPoolTime;
+  while (is_preallocated() && free_spares() == 0 && executor_.now() < until) {
+    scarce_();
+    co_await sleep_for(executor_, limits::kThickPollTime);
+  }
+}
+
+void SegmentStore::set_thick(std::optional<ThickLayout> layout) {
+  thick_ = layout;
+  if (!thick_.has_value()) spares_.clear();
+}
+
+Task<Result<void>> SegmentStore::refresh_spares() {
+  CO_TRY_ASSIGN(std::vector<SpareId> listed, co_await pool_.list_spares(volume_));
+  if (is_thick()) spares_ = std::move(listed);
+  co_return Result<void>{};
+}
+
+// The highest number of a segment that became a spare.
+SegmentNumber SegmentStore::last_spare_number() const {
+  SegmentNumber last;
+  for (const SpareId& spare : spares_) {
+    if (spare.epoch.value != 0) last = std::max(last, SegmentNumber{spare.number});
+  }
+  return last;
 }
 
 void SegmentStore::seal(SegmentNumber segment, std::uint32_t used_blocks) {
@@ -210,11 +273,26 @@ Task<Result<void>> SegmentStore::remove(SegmentNumber segment) {
 Task<Result<void>> SegmentStore::remove_listed(SegmentId segment) {
   const auto opened = open_.find(segment.number.value);
   if (opened != open_.end()) {
+    // A file that is removed stays as it was for those who read it; one that is recycled does not.
+    if (is_thick() && opened->second->users != 0) {
+      co_return Error(ErrorCode::busy,
+                      "segment " + std::to_string(segment.number.value) + " is still being read");
+    }
     opened->second->removed = true;
     if (opened->second->users == 0) {
       opened->second->lru_link.unlink();
       open_.erase(opened);
     }
+  }
+  if (is_thick()) {
+    Result<SpareId> spare = co_await pool_.recycle_segment(segment);
+    if (spare.ok()) {
+      if (is_thick()) spares_.push_back(spare.value());
+      co_return Result<void>{};
+    }
+    if (spare.error().code() == ErrorCode::not_found) co_return Result<void>{};
+    // A short one that cannot have its space back was never part of what is guaranteed.
+    if (spare.error().code() != ErrorCode::no_space) co_return spare.take_error();
   }
   Result<void> removed = co_await pool_.remove_segment(segment);
   if (!removed.ok() && removed.error().code() != ErrorCode::not_found) co_return removed;

@@ -59,6 +59,8 @@ struct VolumeStatistics {
   std::uint64_t live_bytes = 0;     // guest blocks, and pages of the map and the segment table
   std::uint64_t segment_bytes = 0;  // allocated to segments
   std::uint64_t segment_count = 0;
+  std::uint64_t spare_count = 0;        // thick: segments preallocated and free
+  std::uint64_t waits_for_cleaner = 0;  // thick: the log had used up what it may take
   // The log and its checkpoints.
   std::uint64_t epoch = 0;
   std::uint64_t log_sequence = 0;     // records in the main log, ever
@@ -94,6 +96,9 @@ class Volume : public BlockDevice {
   // Online; durable when it returns. Shrinking drops what lies beyond.
   virtual Task<Result<void>> resize(std::uint64_t size_bytes) = 0;
   virtual Task<Result<void>> checkpoint() = 0;
+  // What the volume's record says from now on: whether to use spares and to make some of segments
+  // that are freed. open() takes it from the record. Preallocating is somebody else's (the host's).
+  virtual void set_thick(bool thick) = 0;
   virtual VolumeStatistics statistics() const = 0;
 };
 

@@ -40,6 +40,7 @@ class VolumeImpl final : public Volume, private MainLogClient {
   Task<Result<void>> close() override;
   Task<Result<void>> resize(std::uint64_t size_bytes) override;
   Task<Result<void>> checkpoint() override;
+  void set_thick(bool thick) override;
   VolumeStatistics statistics() const override;
 
   // recovery.cc
@@ -141,6 +142,9 @@ class VolumeImpl final : public Volume, private MainLogClient {
   bool wants_cleaning(const Garbage& garbage, std::uint32_t percent) const;
   double urgency(const Garbage& garbage) const;
   bool guest_is_busy() const;
+  double scarcity() const;
+  void on_scarcity();
+  bool has_ended_cleaning() const;
   void maybe_clean();
   Task<void> clean();
   Task<void> pace_cleaning(MonotonicTime began);
@@ -233,7 +237,7 @@ class VolumeImpl final : public Volume, private MainLogClient {
   bool checkpoint_wanted_ = false;
   std::uint64_t checkpoints_done_ = 0;
   std::uint64_t log_bytes_at_checkpoint_ = 0;
-  Sequence checkpoint_sequence_;  // applied as of the newest root
+  Sequence checkpoint_sequence_;   // applied as of the newest root
   MonotonicTime last_activity_{};  // something was applied
   MonotonicTime last_request_{};   // a request came
   struct PageSegment {
@@ -256,6 +260,7 @@ class VolumeImpl final : public Volume, private MainLogClient {
   bool has_cold_segments_ = false;
   double clean_urgency_ = 0;
   std::uint64_t segments_when_measured_ = 0;
+  std::size_t dead_left_ = 0;  // dead segments that the last checkpoint could not free
   std::unordered_set<std::uint64_t> victims_;      // since the last checkpoint
   std::unordered_set<std::uint64_t> uncleanable_;  // hold damaged blocks
   // Recovery: what it replayed, and up to where that is known to be durable.
