@@ -67,7 +67,7 @@ class VolumeSubject final : public Subject {
     }
     // Where storage that is full is the only thing that goes wrong: whoever fills it.
     if (is_complete_ && !plan_.has_faults_but_full() &&
-        statistics.hold.reason == HoldReason::space) {
+        statistics.hold.reason == HoldReason::space && statistics.hold.since > complete_since_) {
       return "a thick volume that is preallocated is held: " + statistics.hold.detail;
     }
     return {};
@@ -82,8 +82,10 @@ class VolumeSubject final : public Subject {
       const ThickLayout layout = thick_layout(size_bytes, pool_->info().segment_bytes);
       const Result<void> done =
           co_await preallocate(*pool_, id_, layout.segments, &progress_, &is_closing_);
+      const bool was_complete = is_complete_;
       is_complete_ =
           done.ok() && progress_.is_complete() && volume_->info().size_bytes == size_bytes;
+      if (is_complete_ && !was_complete) complete_since_ = host_.now();
       for (int i = 0; i < 50 && !is_closing_; ++i) co_await sleep_for(host_, 2ms);
     }
     is_preallocating_ = false;
@@ -98,6 +100,7 @@ class VolumeSubject final : public Subject {
   Preallocation progress_;
   bool is_preallocating_ = false;
   bool is_complete_ = false;
+  MonotonicTime complete_since_{};
   bool is_closing_ = false;
   TaskScope tasks_;
 };
