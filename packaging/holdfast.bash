@@ -64,6 +64,7 @@ _holdfast() {
   case "$command/$verb" in
     pool/create) options+=" --shared --segment-size" ;;
     volume/create) options+=" --size --thick" ;;
+    volume/convert) options+=" --thick --thin" ;;
     volume/resize) options+=" --size --force" ;;
     diff/*) options+=" --since" ;;
     attach/*) options+=" --nbd --vhost --read-only --qmp" ;;
@@ -78,7 +79,7 @@ _holdfast() {
   elif ((count == 1)); then
     case $command in
       pool) candidates="create open list show close" ;;
-      volume) candidates="create list show resize set rename remove" ;;
+      volume) candidates="create list show resize set convert rename remove" ;;
       snapshot) candidates="create list remove rollback" ;;
       clone) candidates=$(_holdfast_names snapshots) ;;
       completion) candidates="bash" ;;
@@ -91,7 +92,7 @@ _holdfast() {
         candidates=$(_holdfast_names pools | sed 's|$|/|')
         compopt -o nospace
         ;;
-      volume/show | volume/resize | volume/set | volume/rename | volume/remove | snapshot/list)
+      volume/show | volume/resize | volume/set | volume/convert | volume/rename | volume/remove | snapshot/list)
         candidates=$(_holdfast_names volumes)
         ;;
       snapshot/create)

@@ -45,6 +45,34 @@ void pick_snapshots(RunPlan& plan) {
   plan.rollback_weight = weight(prng, 0.4, 1);
 }
 
+// Likewise. A thick volume is often one that somebody fills the storage under.
+void pick_thick(RunPlan& plan) {
+  Prng prng(mix64(plan.seed, 0x544849434B));
+  plan.thick = prng.chance(0.3);
+  if (!plan.thick || !prng.chance(0.5)) return;
+  plan.full_chance = 1;
+  plan.full_after_max = prng.pick({Duration(20ms), Duration(200ms)});
+  plan.full_time_max = 60s;
+  if (!prng.chance(0.5)) return;
+  // Nothing else goes wrong, so nothing may be held.
+  const FaultOptions kept = plan.faults;
+  plan.faults = FaultOptions{};
+  plan.faults.delay_min = kept.delay_min;
+  plan.faults.delay_max = kept.delay_max;
+  plan.faults.lands_early_chance = kept.lands_early_chance;
+  plan.outage_chance = plan.thin_full_chance = 0;
+  plan.rot = false;
+  plan.resize_weight = 0;
+  plan.is_preallocated = true;
+  // Enough to need every segment, several times.
+  plan.volume_bytes = plan.volume_bytes_max = prng.pick({kMiB, 2 * kMiB, 4 * kMiB});
+  plan.length_bytes_max = prng.pick({64 * kKiB, 256 * kKiB});
+  plan.checkpoint_log_bytes = prng.pick({kMiB, 4 * kMiB, 256 * kMiB, 256 * kMiB});
+  plan.write_weight = 16;
+  plan.read_weight = plan.read_weight == 0 ? 0 : 1;
+  for (Phase& phase : plan.phases) phase.operations *= 4;
+}
+
 void pick_guest(Prng& prng, RunPlan& plan) {
   plan.queue_depth = static_cast<std::uint32_t>(prng.pick({1, 2, 4, 8, 16, 32, 64}));
   plan.alignment_bytes = static_cast<std::uint32_t>(prng.pick({4096, 4096, 512, 512, 1}));
@@ -133,6 +161,7 @@ RunPlan swarm_plan(std::uint64_t seed) {
   pick_late_faults(plan);
   plan.cancel_chance = prng.pick({0.0, 0.0, 0.02, 0.2});
   pick_snapshots(plan);
+  pick_thick(plan);
   return plan;
 }
 
@@ -162,6 +191,8 @@ RunPlan small_plan(std::uint64_t seed) {
     plan.snapshot_weight = 3;
     plan.rollback_weight = 1;
   }
+  // Its preallocation is part of the run, so crashes come in the middle of that too.
+  plan.thick = seed % 3 == 0;
   return plan;
 }
 
@@ -171,6 +202,15 @@ bool RunPlan::has_faults() const {
              faults.bad_place_chance + faults.stale_chance + outage_chance + full_chance +
              thin_full_chance >
          0;
+}
+
+bool RunPlan::has_faults_but_full() const {
+  return faults.read_error_chance + faults.write_error_chance + faults.sync_error_chance +
+                 faults.name_error_chance + faults.error_after_chance +
+                 faults.write_no_space_chance + faults.hang_chance + outage_chance +
+                 thin_full_chance >
+             0 ||
+         rot;
 }
 
 std::string RunPlan::describe() const {

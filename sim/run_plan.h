@@ -42,6 +42,7 @@ struct RunPlan {
   std::uint64_t volume_bytes_max = 4 * kMiB;  // resizes go up to here
   std::uint64_t segment_bytes = kMiB;
   bool thick = false;
+  bool is_preallocated = false;  // before anything goes wrong
   std::uint64_t page_cache_bytes = kMiB;
   std::uint64_t checkpoint_log_bytes = kMiB;
   Duration checkpoint_idle = 2s;
@@ -76,6 +77,8 @@ struct RunPlan {
   Duration outage_max = 5s;
   double silence_chance = 0;  // per phase: for a while nothing is answered, and nothing fails
   double full_chance = 0;
+  Duration full_after_max = 20ms;  // into a phase
+  Duration full_time_max = 5s;
   double thin_full_chance = 0;
   bool rot = false;
 
@@ -87,6 +90,7 @@ struct RunPlan {
   std::optional<std::uint64_t> second_crash_after;  // so many completions into the recovery
 
   bool has_faults() const;
+  bool has_faults_but_full() const;  // other than storage that somebody else fills
   std::string describe() const;
 };
 

@@ -495,6 +495,12 @@ Task<Result<std::uint64_t>> SimFileSystem::allocated_bytes(std::string path) {
   co_return inode->allocated_bytes;
 }
 
+Task<Result<void>> SimFileSystem::allocate(std::string path, std::uint64_t size_bytes) {
+  CO_TRY(co_await reach("allocate", path));
+  CO_TRY(storage_.allocate(path, size_bytes));
+  co_return co_await answer(path);
+}
+
 Task<Result<FileSystemSpace>> SimFileSystem::space(std::string path) {
   CO_TRY(co_await reach("space", path));
   if (storage_.find(path) == nullptr) {
@@ -527,14 +533,15 @@ Task<Result<void>> SimFileSystem::write_file(std::string path, std::vector<std::
   }
   if (inode == nullptr) {
     CO_TRY_ASSIGN(inode, storage_.create_file(path, 0));
-  } else {
-    storage_.truncate(*inode, 0);
   }
-  if (round_up(bytes.size(), kBlockBytes) > storage_.available_bytes()) {
+  const std::uint64_t needed_bytes = round_up(bytes.size(), kBlockBytes);
+  if (needed_bytes > inode->allocated_bytes &&
+      needed_bytes - inode->allocated_bytes > storage_.available_bytes()) {
     co_return Error(ErrorCode::no_space, path + ": no space left (simulated)");
   }
   CO_TRY(co_await reach("write the bytes of", path));
   storage_.write(*inode, 0, bytes, nullptr, true);
+  if (inode->size_bytes > bytes.size()) storage_.truncate(*inode, bytes.size());
   const std::uint64_t mark = storage_.sync_begin(*inode);
   auto synced = co_await reach("sync", path);
   storage_.sync_done(*inode, mark, synced.ok());

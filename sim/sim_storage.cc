@@ -218,6 +218,26 @@ Result<void> SimStorage::truncate(const std::string& path, std::uint64_t size_by
   return {};
 }
 
+// The size is not durable before a sync, as that of a file that grows by writing.
+Result<void> SimStorage::allocate(const std::string& path, std::uint64_t size_bytes) {
+  const InodePointer inode = find(path);
+  if (inode == nullptr) return not_found(path);
+  if (inode->is_directory) {
+    return Error(ErrorCode::invalid_argument, path + ": is a directory");
+  }
+  if (inode->size_bytes > size_bytes) truncate(*inode, size_bytes);
+  const std::uint64_t wanted_bytes = round_up(size_bytes, kBlockBytes);
+  if (wanted_bytes > inode->allocated_bytes &&
+      wanted_bytes - inode->allocated_bytes > available_bytes()) {
+    return Error(ErrorCode::no_space, path + ": no space left (simulated)");
+  }
+  inode->size_bytes = size_bytes;
+  inode->preallocated_bytes = size_bytes;
+  inode->allocated_bytes = wanted_bytes;
+  update_accounting(*inode);
+  return {};
+}
+
 void SimStorage::truncate(Inode& inode, std::uint64_t size_bytes) {
   inode.size_bytes = size_bytes;
   inode.durable_size_bytes = std::min(inode.durable_size_bytes, size_bytes);

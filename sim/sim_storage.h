@@ -93,6 +93,7 @@ class SimStorage {
   Result<std::vector<std::string>> list(const std::string& path) const;
   Result<void> truncate(const std::string& path, std::uint64_t size_bytes);
   void truncate(Inode& inode, std::uint64_t size_bytes);
+  Result<void> allocate(const std::string& path, std::uint64_t size_bytes);
 
   // Data. `selected` says which sectors are written (by index from the start); null: all.
   void write(Inode& inode, std::uint64_t offset_bytes, std::span<const std::byte> bytes,

@@ -373,9 +373,10 @@ void VolumeRun::schedule_faults() {
       faults_.silent_until = scheduler_.now() + length;
     });
   }
-  const auto window = [&](std::function<void()> begin, std::function<void()> end) {
-    const MonotonicTime start = soon();
-    const Duration length = prng_.between(Duration(1ms), Duration(5s));
+  const auto window = [&](std::function<void()> begin, std::function<void()> end,
+                          Duration after_max = 20ms, Duration time_max = 5s) {
+    const MonotonicTime start = scheduler_.now() + prng_.between(Duration(0), after_max);
+    const Duration length = prng_.between(Duration(1ms), time_max);
     scheduler_.schedule(start, nullptr, EventKind::world, std::move(begin));
     scheduler_.schedule(start + length, nullptr, EventKind::world, std::move(end));
   };
@@ -391,7 +392,8 @@ void VolumeRun::schedule_faults() {
         [this] {
           trace("the storage has space again");
           storage_.set_foreign_bytes(0);
-        });
+        },
+        plan_.full_after_max, plan_.full_time_max);
   }
   if (prng_.chance(plan_.thin_full_chance)) {
     window([this] { faults_.thin_full = faults_.enabled; }, [this] { faults_.thin_full = false; });

@@ -9,6 +9,7 @@
 
 #include "base/bytes.h"
 #include "pool/open_pool.h"
+#include "pool/preallocation.h"
 #include "volume/volume.h"
 
 namespace holdfast::sim {
@@ -61,12 +62,20 @@ class VolumeSubject final : public Subject {
   Task<Result<void>> open() override {
     CO_TRY_ASSIGN(pool_, co_await open_pool(pool_context(host_, files_), kLocation));
     CO_TRY_ASSIGN(volume_, co_await Volume::open(host_, *pool_, id_, options()));
+    if (plan_.thick) tasks_.spawn(keep_preallocated());
     co_return Result<void>();
   }
   BlockDevice& device() override { return *volume_; }
-  Task<Result<void>> close() override { return volume_->close(); }
+  Task<Result<void>> close() override {
+    is_closing_ = true;
+    while (is_preallocating_) co_await sleep_for(host_, 1ms);
+    co_return co_await volume_->close();
+  }
   Task<Result<void>> resize(std::uint64_t size_bytes) override {
-    return volume_->resize(size_bytes);
+    // As the host: what a larger volume needs comes first.
+    is_complete_ = false;
+    const Result<void> resized = co_await volume_->resize(size_bytes);
+    co_return resized;
   }
   Task<Result<void>> checkpoint() override {
     // As a host does while another volume of the pool waits for room.
@@ -124,6 +133,11 @@ class VolumeSubject final : public Subject {
     if (statistics.cached_page_bytes > pages_max) {
       return "cached pages take " + std::to_string(statistics.cached_page_bytes) +
              " bytes, the bound is " + std::to_string(pages_max);
+    }
+    // Where storage that is full is the only thing that goes wrong: whoever fills it.
+    if (is_complete_ && !plan_.has_faults_but_full() &&
+        statistics.hold.reason == HoldReason::space && statistics.hold.since > complete_since_) {
+      return "a thick volume that is preallocated is held: " + statistics.hold.detail;
     }
     return {};
   }
@@ -183,6 +197,23 @@ class VolumeSubject final : public Subject {
     co_return content;
   }
 
+  // What the host does for every thick volume, open or not.
+  Task<void> keep_preallocated() {
+    is_preallocating_ = true;
+    while (!is_closing_) {
+      const std::uint64_t size_bytes = volume_->info().size_bytes;
+      const ThickLayout layout = thick_layout(size_bytes, pool_->info().segment_bytes);
+      const Result<void> done =
+          co_await preallocate(*pool_, id_, layout.segments, &progress_, &is_closing_);
+      const bool was_complete = is_complete_;
+      is_complete_ =
+          done.ok() && progress_.is_complete() && volume_->info().size_bytes == size_bytes;
+      if (is_complete_ && !was_complete) complete_since_ = host_.now();
+      for (int i = 0; i < 50 && !is_closing_; ++i) co_await sleep_for(host_, 2ms);
+    }
+    is_preallocating_ = false;
+  }
+
   SimHost& host_;
   SimFileSystem& files_;
   VolumeId id_;
@@ -190,6 +221,12 @@ class VolumeSubject final : public Subject {
   bool space_is_short_ = false;
   std::unique_ptr<Pool> pool_;
   std::unique_ptr<Volume> volume_;  // destroyed before its pool
+  Preallocation progress_;
+  bool is_preallocating_ = false;
+  bool is_complete_ = false;
+  MonotonicTime complete_since_{};
+  bool is_closing_ = false;
+  TaskScope tasks_;
 };
 
 }  // namespace
@@ -208,7 +245,12 @@ Task<Result<void>> VolumeFactory::create(SimHost& host, SimFileSystem& files, co
   options.name = "disk";
   options.size_bytes = plan.volume_bytes;
   options.thick = plan.thick;
-  co_return co_await Volume::create(host, *pool, options);
+  CO_TRY(co_await Volume::create(host, *pool, options));
+  if (!plan.is_preallocated) co_return Result<void>{};
+  Preallocation progress;
+  const bool never = false;
+  const ThickLayout layout = thick_layout(plan.volume_bytes, plan.segment_bytes);
+  co_return co_await preallocate(*pool, id_, layout.segments, &progress, &never);
 }
 
 std::unique_ptr<Subject> VolumeFactory::make(SimHost& host, SimFileSystem& files,

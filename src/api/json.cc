@@ -61,6 +61,8 @@ Json to_json(const VolumeCounters& counters) {
           {"segment_bytes", counters.segment_bytes},
           {"segment_count", counters.segment_count},
           {"unwritten_bytes", counters.unwritten_bytes},
+          {"spare_count", counters.spare_count},
+          {"waits_for_cleaner", counters.waits_for_cleaner},
           {"epoch", counters.epoch},
           {"log_sequence", counters.log_sequence},
           {"records_written", counters.records_written},
@@ -224,6 +226,7 @@ Json to_json(const VolumeReport& report) {
                {"unwritten_bytes", nullptr},
                {"growth_bytes_per_hour", rounded_or_null(report.trend.bytes_per_hour)},
                {"growth_bytes_per_day", rounded_or_null(report.trend.bytes_per_day)},
+               {"preallocation", nullptr},
                {"state", state_name(report.state, "serving")},
                {"reason", text_or_null(report.reason)},
                {"attached", report.attachment.has_value()},
@@ -237,6 +240,13 @@ Json to_json(const VolumeReport& report) {
   if (report.created.has_value()) json["created_unix_seconds"] = report.created->unix_seconds;
   if (report.attachment.has_value()) json["attachment"] = to_json(*report.attachment);
   if (report.hold.has_value()) json["hold"] = to_json(*report.hold);
+  if (report.preallocation.has_value()) {
+    const PreallocationReport& preallocation = *report.preallocation;
+    json["preallocation"] = {{"state", preallocation.state},
+                             {"done_bytes", preallocation.done_bytes},
+                             {"total_bytes", preallocation.total_bytes},
+                             {"reason", text_or_null(preallocation.reason)}};
+  }
   if (report.counters.has_value()) {
     json["live_bytes"] = report.counters->live_bytes;
     json["unwritten_bytes"] = report.counters->unwritten_bytes;
@@ -354,6 +364,11 @@ Result<std::vector<std::vector<std::string>>> BodyReader::texts(
     all.push_back(std::move(texts));
   }
   return all;
+}
+
+Result<bool> BodyReader::flag(const char* key) const {
+  if (!object_.contains(key)) return bad_member(key, "is missing");
+  return flag_or(key, false);
 }
 
 Result<bool> BodyReader::flag_or(const char* key, bool fallback) const {

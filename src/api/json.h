@@ -45,6 +45,7 @@ class BodyReader {
   // An array of objects, each with exactly these members, all strings; in their order.
   Result<std::vector<std::vector<std::string>>> texts(
       const char* key, std::initializer_list<const char*> members) const;
+  Result<bool> flag(const char* key) const;
   Result<bool> flag_or(const char* key, bool fallback) const;
 
  private:

@@ -133,6 +133,15 @@ Result<Json> resize_volume(const Call& call) {
       [request](Host& host) { return host.resize_volume(request); })));
 }
 
+Result<Json> convert_volume(const Call& call) {
+  const BodyReader body = TRY(BodyReader::parse(call.request.body, {"thick"}));
+  ConvertVolumeRequest request;
+  request.name = call.volume_name();
+  request.thick = TRY(body.flag("thick"));
+  return to_json(TRY(call.host().call<VolumeReport>(
+      [request](Host& host) { return host.convert_volume(request); })));
+}
+
 Result<Json> rename_volume(const Call& call) {
   const BodyReader body = TRY(BodyReader::parse(call.request.body, {"name"}));
   const std::string new_name = TRY(body.text("name"));
@@ -235,7 +244,7 @@ struct Route {
   Result<Json> (*handler)(const Call& call);
 };
 
-constexpr std::array<Route, 20> kRoutes = {{
+constexpr std::array<Route, 21> kRoutes = {{
     {{"GET", "/v1/status", "The daemon, its pools and what it serves", 200}, get_status},
     {{"GET", "/v1/pools", "The open pools", 200}, get_pools},
     {{"POST", "/v1/pools", "Open a pool, or create one", 200}, post_pools},
@@ -248,6 +257,8 @@ constexpr std::array<Route, 20> kRoutes = {{
      delete_volume},
     {{"POST", "/v1/pools/{pool}/volumes/{volume}/resize", "Change a volume's size", 200},
      resize_volume},
+    {{"POST", "/v1/pools/{pool}/volumes/{volume}/convert", "Make a volume thick or thin", 200},
+     convert_volume},
     {{"POST", "/v1/pools/{pool}/volumes/{volume}/rename", "Give a volume another name", 200},
      rename_volume},
     {{"POST", "/v1/pools/{pool}/volumes/{volume}/settings", "Change a volume's settings", 200},

@@ -85,6 +85,18 @@ inline constexpr Duration kCleanerIdleTime = 100ms;  // without requests: no res
 // After trims, once the guest is idle, it goes on until so little garbage is left.
 inline constexpr std::uint32_t kCleanerIdlePercent = 3;
 
+// Thick volumes (docs/decisions/0015-thick-volumes.md): what is preallocated beyond the data. Of
+// the space for data so much may be garbage before nothing is left to write to...
+inline constexpr std::uint64_t kThickGarbagePercent = 30;
+inline constexpr std::uint64_t kThickPageCopies = 3;    // ...of each page of map and table so many
+inline constexpr std::uint64_t kThickOpenSegments = 6;  // being filled or next, of all streams
+inline constexpr std::uint64_t kThickFreeSegments = 4;  // with fewer, the cleaner does not rest
+inline constexpr std::uint64_t kThickColdSegments = 2;  // that the log leaves to the cleaner
+inline constexpr Duration kThickPollTime = 5ms;  // a log that waits for a segment looks so often
+inline constexpr Duration kThickPoolTime = 2s;   // then it asks the pool, each time...
+inline constexpr Duration kThickHoldTime = 30s;  // ...and then it counts as held
+inline constexpr Duration kPreallocationCheckTime = 15s;  // is a thick volume still complete?
+
 // Requests inside one volume at a time; more wait in the submitter's own objects.
 inline constexpr std::size_t kVolumeRequestsMax = 1024;
 inline constexpr std::size_t kVolumeReadsInFlightMax = 512;  // disk reads

@@ -48,6 +48,7 @@ struct Arguments {
   std::string since;
   bool shared = false;
   bool thick = false;
+  bool thin = false;
   bool force = false;
   bool nbd = false;
   bool vhost = false;
@@ -365,12 +366,17 @@ class Commands {
                          {"size_bytes", parse_size(arguments_.size)},
                          {"thick", arguments_.thick}};
       return client.run("POST", pool_target(names.pool) + "/volumes", body, [](const Json& answer) {
-        return details_and(answer, volume_details, "The volume is ready; attach it to serve it");
+        return details_and(answer, volume_details,
+                           answer.value("thick", false)
+                               ? "The volume can be attached; its space is being preallocated, "
+                                 "which 'holdfast volume show' follows"
+                               : "The volume is ready; attach it to serve it");
       });
     });
     add_volume_name(create);
     add_size(create, "How large the guest sees it: 512M, 20G, 1.5T");
-    create->add_flag("--thick", arguments_.thick, "Reserve all its space now");
+    create->add_flag("--thick", arguments_.thick,
+                     "Preallocate all its space: its writes never wait for it");
     CLI::App* list =
         leaf(volume, "list", "The volumes of one pool, or of all", [this](Client& client) {
           const std::string query =
@@ -423,6 +429,27 @@ class Commands {
                     "TIME: 10s, 2m, never, or default")
         ->option_text("NAME=VALUE...")
         ->required();
+    CLI::App* convert = leaf(
+        volume, "convert", "Make a volume thick or thin, also while it is in use",
+        [this](Client& client) {
+          if (arguments_.thick == arguments_.thin) throw UsageError{"say --thick or --thin"};
+          const Names names = parse_volume_name(arguments_.name);
+          return client.run("POST", names.target() + "/convert", Json{{"thick", arguments_.thick}},
+                            [](const Json& answer) {
+                              const bool is_thick = answer.value("thick", false);
+                              return details_and(
+                                  answer, volume_details,
+                                  is_thick ? "The volume is thick; its space is being "
+                                             "preallocated, which 'holdfast volume show' follows"
+                                           : "The volume is thin; what it does not use goes back "
+                                             "to the pool");
+                            });
+        });
+    add_volume_name(convert);
+    CLI::Option* to_thick = convert->add_flag(
+        "--thick", arguments_.thick, "Preallocate all its space: its writes never wait for it");
+    convert->add_flag("--thin", arguments_.thin, "Give back what it does not use")
+        ->excludes(to_thick);
     CLI::App* rename =
         leaf(volume, "rename", "Give a detached volume another name", [this](Client& client) {
           const Names names = parse_volume_name(arguments_.name);

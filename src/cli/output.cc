@@ -189,6 +189,15 @@ std::string notes(const Json& status) {
   for (const Json& volume : member(status, "volumes")) {
     const std::string reason = text_of(volume, "reason");
     if (!reason.empty()) out += "Volume " + volume_name(volume) + ": " + reason + "\n";
+    const Json& preallocation = member(volume, "preallocation");
+    const std::string missing = text_of(preallocation, "state");
+    if (preallocation.is_object() && missing != "complete") {
+      const std::string why = text_of(preallocation, "reason");
+      out += "Volume " + volume_name(volume) +
+             " is not yet sure of its space: " + bytes_of(preallocation, "done_bytes") + " of " +
+             bytes_of(preallocation, "total_bytes") + " are preallocated, " + missing +
+             (why.empty() ? "" : ": " + why) + "\n";
+    }
     const Json& hold = member(volume, "hold");
     if (hold.is_object()) {
       out += "Volume " + volume_name(volume) + " is held: " + text_of(hold, "reason") + " for " +
@@ -343,6 +352,14 @@ std::string volume_details(const Json& volume) {
               bytes_of(volume, "allocated_bytes") + (parts.empty() ? "" : ": ") + parts);
   const std::string growth = growth_of(volume);
   if (!growth.empty()) details.add("growth", growth);
+  const Json& preallocation = member(volume, "preallocation");
+  if (preallocation.is_object()) {
+    const std::string why = text_of(preallocation, "reason");
+    details.add("preallocated", bytes_of(preallocation, "done_bytes") + " of " +
+                                    bytes_of(preallocation, "total_bytes") + ", " +
+                                    text_of(preallocation, "state") +
+                                    (why.empty() ? "" : ": " + why));
+  }
   details.add("created", time_of(volume, "created_unix_seconds"));
   const std::string reason = text_of(volume, "reason");
   details.add("state",

@@ -43,6 +43,11 @@ struct ResizeVolumeRequest {
   bool force = false;  // shrinking drops what lies beyond
 };
 
+struct ConvertVolumeRequest {
+  VolumeName name;
+  bool thick = false;
+};
+
 struct AttachRequest {
   VolumeName name;
   std::string protocol = "nbd";
@@ -163,6 +168,14 @@ struct HoldReport {
   std::uint64_t retries = 0;  // since the volume was opened
 };
 
+// Of a thick volume: the space that is its own by now, and what it will be.
+struct PreallocationReport {
+  std::string state;  // "running", "waiting", "complete"
+  std::uint64_t done_bytes = 0;
+  std::uint64_t total_bytes = 0;
+  std::string reason;  // of waiting
+};
+
 struct VolumeCounters {
   std::uint64_t reads = 0;
   std::uint64_t writes = 0;
@@ -176,6 +189,8 @@ struct VolumeCounters {
   std::uint64_t segment_bytes = 0;
   std::uint64_t segment_count = 0;
   std::uint64_t unwritten_bytes = 0;
+  std::uint64_t spare_count = 0;        // thick: segments preallocated and free
+  std::uint64_t waits_for_cleaner = 0;  // thick: the log had used up what it may take
   std::uint64_t epoch = 0;
   std::uint64_t log_sequence = 0;
   std::uint64_t records_written = 0;
@@ -209,6 +224,7 @@ struct VolumeReport {
   std::optional<std::uint64_t> allocated_bytes;
   std::optional<std::uint64_t> garbage_bytes;
   TrendReport trend;  // of what is allocated
+  std::optional<PreallocationReport> preallocation;
   std::optional<AttachmentReport> attachment;
   std::optional<HoldReport> hold;
   std::optional<VolumeCounters> counters;

@@ -17,8 +17,8 @@ class Reader {
   Reader(HostConfig& config, std::string_view file_name) : config_(config), file_name_(file_name) {}
 
   Result<void> read(const toml::table& root) {
-    TRY(check_keys(root, {"runtime_dir", "state_dir", "loops", "log", "space", "volume", "hold",
-                          "pools"}));
+    TRY(check_keys(
+        root, {"runtime_dir", "state_dir", "loops", "log", "space", "volume", "hold", "pools"}));
     TRY(read_path(root, "runtime_dir", config_.runtime_directory));
     TRY(read_path(root, "state_dir", config_.state_directory));
     TRY(read_loops(root));

@@ -14,8 +14,8 @@
 #include "base/limits.h"
 #include "base/log.h"
 #include "base/result.h"
-#include "pool/space.h"
 #include "host/hold_policy.h"
+#include "pool/space.h"
 
 namespace holdfast {
 

@@ -125,6 +125,7 @@ Task<Result<void>> Host::start() {
 
 Task<void> Host::stop() {
   running_ = false;
+  for (auto& [name, entry] : pools_) stop_tending(*entry, true);
   for (auto& [name, attachment] : attachments_) {
     ++stops_under_way_;
     background_.spawn(stop_one(name));
@@ -249,6 +250,7 @@ Task<Result<StatusReport>> Host::status() {
     }
     add_live_report(*attachment, volume);
     add_hold_policy(name, volume);
+    add_preallocation(volume);
     status.volumes.push_back(std::move(volume));
   }
   co_return status;

@@ -72,6 +72,8 @@ class Host {
   Task<Result<std::vector<VolumeReport>>> list_volumes(std::string pool);
   Task<Result<VolumeReport>> show_volume(VolumeName name);
   Task<Result<VolumeReport>> resize_volume(ResizeVolumeRequest request);
+  // Between thin and thick, also while it is in use.
+  Task<Result<VolumeReport>> convert_volume(ConvertVolumeRequest request);
   Task<Result<VolumeReport>> rename_volume(VolumeName name, std::string new_name);
   Task<Result<DoneAnswer>> remove_volume(VolumeName name);
   Task<Result<VolumeReport>> set_volume(SetVolumeRequest request);
@@ -93,6 +95,7 @@ class Host {
   struct PoolCount;
   struct PoolEntry;
   struct Attachment;
+  struct ThickVolume;
   class PoolUse;
 
   // host.cc
@@ -140,6 +143,17 @@ class Host {
                                                              VolumeId id,
                                                              std::vector<SnapshotInfo> snapshots);
   Task<Result<void>> check_no_dependents(Pool& pool, VolumeName name, VolumeId id);
+
+  // host_thick.cc
+  // Refuses what does not fit, with the numbers; else counts it as promised from here on.
+  Task<Result<ThickVolume*>> promise(PoolEntry& entry, VolumeId id, std::uint64_t size_bytes);
+  Task<Result<void>> grow_thick(PoolEntry& entry, VolumeId id, std::uint64_t size_bytes);
+  void wake_tender(PoolEntry& entry);
+  Task<void> tend(std::string pool);
+  Task<bool> tend_once(PoolEntry& entry);
+  Task<Result<std::uint64_t>> size_of(PoolEntry& entry, VolumeRecord volume);
+  void stop_tending(PoolEntry& entry, bool stop);
+  void add_preallocation(VolumeReport& report) const;
 
   // host_attach.cc
   Attachment* find_attachment(const VolumeName& name) const;

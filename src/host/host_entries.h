@@ -6,10 +6,12 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
 
 #include "host/host.h"
 #include "host/space_trend.h"
+#include "pool/preallocation.h"
 #include "pool/space.h"
 
 namespace holdfast {
@@ -23,6 +25,16 @@ struct Host::PoolCount {
   std::map<std::string, Volume> volumes;  // by name
   MonotonicTime at{};                     // when it was done
   Duration duration{};
+};
+
+// A thick volume, attached or not, and how far its preallocation is (host_thick.cc).
+struct Host::ThickVolume {
+  std::uint64_t growing_to_bytes = 0;  // a resize waits for that much
+  Preallocation progress;
+  std::string waiting;  // why it does not go on
+  bool counted = false;
+  bool stop = false;     // soon: the pool is being closed, or the volume is
+  bool dropped = false;  // removed, or thin now
 };
 
 struct Host::PoolEntry {
@@ -45,6 +57,12 @@ struct Host::PoolEntry {
   bool count_wanted = false;  // by somebody who came while a refresh was under way
   std::size_t users = 0;      // operations under way: the pool cannot be closed
   std::size_t lookups = 0;    // of those, questions about volumes
+  std::map<VolumeId, std::unique_ptr<ThickVolume>> thick;
+  std::set<VolumeId> to_thin;  // whose spares are to be removed
+  bool knows_thin = false;     // those that an earlier daemon left have been looked for
+  bool tending = false;        // tend() is at it
+  bool tend_again = false;
+  bool tending_stopped = false;
 };
 
 struct Host::Attachment {

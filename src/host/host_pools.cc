@@ -123,6 +123,9 @@ Task<Result<void>> Host::open_entry(PoolEntry& entry) {
   entry.pool = std::move(pool).value();
   entry.state = ServiceState::open;
   entry.reason.clear();
+  entry.knows_thin = false;
+  stop_tending(entry, false);
+  wake_tender(entry);
   changed_.notify_all();
   co_return Result<void>{};
 }
@@ -242,8 +245,10 @@ Task<Result<DoneAnswer>> Host::close_pool(std::string name) {
   CO_TRY_ASSIGN(PoolEntry * entry, find_pool(name));
   // A status that is just asking for the space ends soon; anything longer is for a person to see.
   const MonotonicTime deadline = executor_.now() + limits::kStatusTime;
+  stop_tending(*entry, true);
   while (entry->users > 0 && executor_.now() < deadline) co_await sleep_for(executor_, 5ms);
   if (entry->users > 0) {
+    stop_tending(*entry, false);
     co_return Error(ErrorCode::busy, "another operation on pool '" + name +
                                          "' is still under way; try again in a moment");
   }
@@ -254,6 +259,7 @@ Task<Result<DoneAnswer>> Host::close_pool(std::string name) {
     if (attached_count++ == 0) attached = volume.to_string();
   }
   if (attached_count > 0) {
+    stop_tending(*entry, false);
     co_return Error(
         ErrorCode::busy,
         "pool '" + name + "' has attached volumes (" + attached +

@@ -65,6 +65,20 @@ class HostTest : public testing::Test {
     request.size_bytes = size_bytes;
     return host_->call<VolumeReport>([request](Host& host) { return host.create_volume(request); });
   }
+  Result<VolumeReport> create_thick(const VolumeName& name, std::uint64_t size_bytes) {
+    CreateVolumeRequest request{name, size_bytes, true};
+    return host_->call<VolumeReport>([request](Host& host) { return host.create_volume(request); });
+  }
+  Result<VolumeReport> convert(const VolumeName& name, bool thick) {
+    const ConvertVolumeRequest request{name, thick};
+    return host_->call<VolumeReport>(
+        [request](Host& host) { return host.convert_volume(request); });
+  }
+  // Its state; "": it has none.
+  std::string preallocation_of(const VolumeName& name) {
+    const auto shown = show(name);
+    return shown.ok() && shown->preallocation.has_value() ? shown->preallocation->state : "";
+  }
   Result<VolumeReport> resize(const VolumeName& name, std::uint64_t size_bytes,
                               bool force = false) {
     ResizeVolumeRequest request;
@@ -287,6 +301,58 @@ TEST_F(HostTest, ResizingGrowsOnlineAndShrinksOnlyByForce) {
   ASSERT_TRUE(detach(disk_).ok());
   ASSERT_TRUE(attach(disk_, true).ok());
   expect_refusal(resize(disk_, 128 * kMiB), ErrorCode::busy, "read-only");
+}
+
+TEST_F(HostTest, AThickVolumeIsPreallocatedAttachedOrNotAndConvertedBothWays) {
+  ASSERT_TRUE(create_pool("vms").ok());
+  const auto created = create_thick(disk_, 8 * kMiB);
+  ASSERT_TRUE(created.ok()) << created.error().message();
+  EXPECT_EQ(created->thick, true);
+  ASSERT_TRUE(created->preallocation.has_value());
+  EXPECT_GT(created->preallocation->total_bytes, 8 * kMiB);
+  ASSERT_TRUE(eventually([&] { return preallocation_of(disk_) == "complete"; }));
+  EXPECT_GE(show(disk_)->allocated_bytes, created->preallocation->total_bytes);
+  ASSERT_TRUE(attach(disk_).ok());
+  const auto thin = convert(disk_, false);
+  ASSERT_TRUE(thin.ok()) << thin.error().message();
+  EXPECT_EQ(thin->thick, false);
+  EXPECT_EQ(preallocation_of(disk_), "");
+  EXPECT_TRUE(eventually([&] { return show(disk_)->allocated_bytes < 8 * kMiB; }));
+  ASSERT_TRUE(convert(disk_, true).ok());
+  ASSERT_TRUE(convert(disk_, true).ok()) << "it is that already";
+  ASSERT_TRUE(eventually([&] { return preallocation_of(disk_) == "complete"; }));
+  ASSERT_EQ(status().volumes.size(), 1u);
+  EXPECT_TRUE(status().volumes[0].preallocation.has_value());
+  const auto larger = resize(disk_, 16 * kMiB);
+  ASSERT_TRUE(larger.ok()) << larger.error().message();
+  EXPECT_GE(larger->allocated_bytes, created->preallocation->total_bytes + 8 * kMiB);
+  expect_refusal(convert({"vms", "none"}, true), ErrorCode::not_found, "no volume");
+}
+
+TEST_F(HostTest, WhatAThickVolumeWouldNeedIsRefusedWithTheNumbers) {
+  ASSERT_TRUE(create_pool("vms").ok());
+  expect_refusal(create_thick(disk_, limits::kVolumeBytesMax), ErrorCode::no_space,
+                 "after the reserve of");
+  EXPECT_FALSE(show(disk_).ok()) << "nothing is left of it";
+  ASSERT_TRUE(create_volume(disk_, limits::kVolumeBytesMax).ok());
+  expect_refusal(convert(disk_, true), ErrorCode::no_space, "needs");
+  EXPECT_EQ(show(disk_)->thick, false);
+}
+
+TEST_F(HostTest, APreallocationThatIsUnderWayStopsForClosingAndRemovingAndGoesOn) {
+  ASSERT_TRUE(create_pool("vms").ok());
+  ASSERT_TRUE(create_thick(disk_, 300 * kMiB).ok());
+  const auto closed = close_pool("vms");
+  ASSERT_TRUE(closed.ok()) << closed.error().message();
+  ASSERT_TRUE(open_pool("vms", location("vms")).ok());
+  ASSERT_TRUE(eventually([&] { return preallocation_of(disk_) != ""; }));
+  stop();
+  start();
+  ASSERT_TRUE(create_thick({"vms", "disk2"}, 100 * kMiB).ok());
+  ASSERT_TRUE(remove({"vms", "disk2"}).ok());
+  ASSERT_TRUE(eventually([&] { return preallocation_of(disk_) == "complete"; }));
+  ASSERT_TRUE(remove(disk_).ok());
+  EXPECT_TRUE(std::filesystem::is_empty(directory_ + "/vms/volumes"));
 }
 
 TEST_F(HostTest, SizesThatMakeNoSenseAreRefused) {

@@ -75,6 +75,7 @@ Task<Result<VolumeReport>> Host::report_volume(Pool& pool, VolumeName name, Volu
   }
   if (attachment != nullptr) add_live_report(*attachment, report);
   add_hold_policy(name, report);
+  add_preallocation(report);
   co_return report;
 }
 
@@ -101,7 +102,16 @@ Task<Result<VolumeReport>> Host::create_volume(CreateVolumeRequest request) {
   options.name = request.name.volume;
   options.size_bytes = request.size_bytes;
   options.thick = request.thick;
-  CO_TRY(co_await Volume::create(executor_, *entry->pool, options));
+  ThickVolume* thick = nullptr;
+  if (options.thick) {
+    CO_TRY_ASSIGN(thick, co_await promise(*entry, options.id, options.size_bytes));
+  }
+  const Result<void> created = co_await Volume::create(executor_, *entry->pool, options);
+  if (!created.ok()) {
+    if (thick != nullptr) thick->dropped = true;
+    co_return created.error();
+  }
+  wake_tender(*entry);
   log_info("volume " + request.name.to_string() + " was created, " +
            format_bytes(request.size_bytes));
   CO_TRY_ASSIGN(VolumeRecord record, co_await find_volume(*entry->pool, request.name));
@@ -244,6 +254,9 @@ Task<Result<VolumeReport>> Host::resize_volume(ResizeVolumeRequest request) {
             "this with --force");
   }
   if (request.size_bytes != current_bytes) {
+    if (record.thick && request.size_bytes > current_bytes) {
+      CO_TRY(co_await grow_thick(*entry, record.id, request.size_bytes));
+    }
     if (open) {
       auto command = [request](ServiceShard& shard) {
         return shard.resize(request.name, request.size_bytes);
@@ -259,6 +272,7 @@ Task<Result<VolumeReport>> Host::resize_volume(ResizeVolumeRequest request) {
     }
     log_info("volume " + full_name + " was resized from " + format_bytes(current_bytes) + " to " +
              format_bytes(request.size_bytes));
+    wake_tender(*entry);
   }
   co_return co_await report_volume(*entry->pool, request.name, std::move(record));
 }
@@ -324,11 +338,17 @@ Task<Result<DoneAnswer>> Host::remove_volume(VolumeName name) {
   CO_TRY(co_await check_no_dependents(*entry->pool, name, record.id));
   CO_TRY_ASSIGN(const std::optional<CloneMark> mark,
                 co_await Volume::clone_mark(*entry->pool, record.id));
-  CO_TRY(co_await entry->pool->remove_volume(record.id));
+  const auto thick = entry->thick.find(record.id);
+  ThickVolume* const tended = thick == entry->thick.end() ? nullptr : thick->second.get();
+  if (tended != nullptr) tended->stop = true;
+  const auto removed = co_await entry->pool->remove_volume(record.id);
+  if (tended != nullptr) (removed.ok() ? tended->dropped : tended->stop) = removed.ok();
+  wake_tender(*entry);  // forgets it, or goes on
+  if (!removed.ok()) co_return removed.error();
   if (mark.has_value()) {
     // One that stays is found to be stale when the snapshot is to be removed.
-    const auto removed = co_await entry->pool->remove_clone_mark(*mark);
-    if (!removed.ok()) log_warning(removed.error().message());
+    const auto unmarked = co_await entry->pool->remove_clone_mark(*mark);
+    if (!unmarked.ok()) log_warning(unmarked.error().message());
   }
   log_info("volume " + name.to_string() + " was removed");
   DoneAnswer answer;

@@ -77,6 +77,11 @@ Task<Result<ServiceReport>> ServiceShard::resize(VolumeName name, std::uint64_t 
   co_return *target.report();
 }
 
+Task<Result<void>> ServiceShard::set_thick(VolumeName name, bool thick) {
+  services_.at(name)->set_thick(thick);
+  co_return Result<void>{};
+}
+
 Task<Result<std::vector<SnapshotInfo>>> ServiceShard::with_volume(ShardVolume volume,
                                                                   VolumeAct act) {
   const auto served = services_.find(volume.name);

@@ -54,6 +54,7 @@ class ServiceShard {
   // Closes and destroys the service, if there is one.
   Task<Result<void>> remove(VolumeName name);
   Task<Result<ServiceReport>> resize(VolumeName name, std::uint64_t size_bytes);
+  Task<Result<void>> set_thick(VolumeName name, bool thick);
   // On the volume that is served here, or on one that is opened for it, and closed after it.
   Task<Result<std::vector<SnapshotInfo>>> with_volume(ShardVolume volume, VolumeAct act);
   // Of those that are open, or held while they are being opened. `short_pools`: where volumes

@@ -21,6 +21,8 @@ VolumeCounters counters_of(const VolumeStatistics& now) {
   counters.segment_bytes = now.segment_bytes;
   counters.segment_count = now.segment_count;
   counters.unwritten_bytes = now.unwritten_bytes;
+  counters.spare_count = now.spare_count;
+  counters.waits_for_cleaner = now.waits_for_cleaner;
   counters.epoch = now.epoch;
   counters.log_sequence = now.log_sequence;
   counters.records_written = now.records_written;
@@ -128,6 +130,10 @@ std::optional<Duration> VolumeService::look_at_hold(Duration fail_after) {
   if (hold.reason == HoldReason::none) return std::nullopt;
   if (fail_after != kNever) volume_->fail_held(now - fail_after);
   return now - hold.since;
+}
+
+void VolumeService::set_thick(bool thick) {
+  if (volume_ != nullptr) volume_->set_thick(thick);
 }
 
 std::optional<ServiceReport> VolumeService::report() const {

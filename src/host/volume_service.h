@@ -72,6 +72,7 @@ class VolumeService {
   Task<void> close();
 
   Task<Result<void>> resize(std::uint64_t size_bytes);
+  void set_thick(bool thick);                   // when it is open
   std::optional<ServiceReport> report() const;  // nothing when it is neither open nor held
   void hint_space_is_short(bool is_short);
   // For how long requests have been held; nothing: they flow. Those that have waited for longer

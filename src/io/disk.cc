@@ -266,6 +266,13 @@ Task<Result<std::uint64_t>> Disk::allocated_bytes(std::string path) {
   co_return co_await BlockingCall(worker_, std::move(work));
 }
 
+Task<Result<void>> Disk::allocate(std::string path, std::uint64_t size_bytes) {
+  auto work = [path = std::move(path), size_bytes] {
+    return file_calls::allocate(path, size_bytes);
+  };
+  co_return co_await BlockingCall(worker_, std::move(work));
+}
+
 Task<Result<FileSystemSpace>> Disk::space(std::string path) {
   auto work = [path = std::move(path)] { return file_calls::space(path); };
   co_return co_await BlockingCall(worker_, std::move(work));

@@ -35,6 +35,7 @@ class Disk final : public FileSystem {
   Task<Result<std::vector<std::string>>> list(std::string path) override;
   Task<Result<void>> truncate(std::string path, std::uint64_t size_bytes) override;
   Task<Result<std::uint64_t>> allocated_bytes(std::string path) override;
+  Task<Result<void>> allocate(std::string path, std::uint64_t size_bytes) override;
   Task<Result<FileSystemSpace>> space(std::string path) override;
   Task<Result<std::vector<std::byte>>> read_file(std::string path) override;
   Task<Result<void>> write_file(std::string path, std::vector<std::byte> bytes) override;

@@ -170,6 +170,38 @@ Result<void> truncate(const std::string& path, std::uint64_t size_bytes) {
   return {};
 }
 
+// Cutting the file to the size it has, like fallocate, takes the inode's lock and lets direct I/O
+// in flight finish first: a process that was killed may have left some in the kernel, which
+// outlives both the process and its file lock.
+Result<void> allocate(const std::string& path, std::uint64_t size_bytes) {
+  const Descriptor file(::open(path.c_str(), O_WRONLY | O_CLOEXEC));
+  if (file.get() < 0) return file_error("open", path, errno);
+  struct stat status {};
+  if (fstat(file.get(), &status) != 0) return file_error("look at", path, errno);
+  const auto size = static_cast<off_t>(size_bytes);
+  const auto allocated_bytes = static_cast<std::uint64_t>(status.st_blocks) * kSectorBytes;
+  const std::uint64_t missing_bytes = size_bytes - std::min(size_bytes, allocated_bytes);
+  struct statvfs space {};
+  if (missing_bytes != 0 && fstatvfs(file.get(), &space) == 0 &&
+      missing_bytes > space.f_bavail * space.f_frsize) {
+    return file_error("allocate " + format_bytes(size_bytes) + " for", path, ENOSPC);
+  }
+  if (retry_interrupted([&] { return fallocate(file.get(), 0, 0, size); }) != 0) {
+    if (errno != EOPNOTSUPP && errno != ENOSYS) {
+      return file_error("allocate " + format_bytes(size_bytes) + " for", path, errno);
+    }
+    if (missing_bytes != 0) {
+      if (const int error = write_zeros(file.get(), size_bytes)) {
+        return file_error("allocate " + format_bytes(size_bytes) + " for", path, error);
+      }
+    }
+  }
+  if (retry_interrupted([&] { return ftruncate(file.get(), size); }) != 0) {
+    return file_error("truncate", path, errno);
+  }
+  return {};
+}
+
 Result<std::uint64_t> allocated_bytes(const std::string& path) {
   struct stat status {};
   if (stat(path.c_str(), &status) != 0) return file_error("look at", path, errno);
@@ -213,9 +245,14 @@ Result<std::vector<std::byte>> read_file(const std::string& path) {
 
 Result<void> write_file(const std::string& path, const std::vector<std::byte>& bytes) {
   const Descriptor file(retry_interrupted(
-      [&] { return ::open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, kFileMode); }));
+      [&] { return ::open(path.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, kFileMode); }));
   if (file.get() < 0) return file_error("create", path, errno);
   int error = write_everything(file.get(), bytes.data(), bytes.size(), 0);
+  if (error == 0 && retry_interrupted([&] {
+                      return ftruncate(file.get(), static_cast<off_t>(bytes.size()));
+                    }) != 0) {
+    error = errno;
+  }
   if (error == 0 && retry_interrupted([&] { return fsync(file.get()); }) != 0) error = errno;
   if (error != 0) return file_error("write", path, error);
   return {};

@@ -25,6 +25,7 @@ Result<void> sync_directory(const std::string& path);
 Result<std::vector<std::string>> list(const std::string& path);
 Result<void> truncate(const std::string& path, std::uint64_t size_bytes);
 Result<std::uint64_t> allocated_bytes(const std::string& path);
+Result<void> allocate(const std::string& path, std::uint64_t size_bytes);
 Result<FileSystemSpace> space(const std::string& path);
 Result<std::vector<std::byte>> read_file(const std::string& path);
 Result<void> write_file(const std::string& path, const std::vector<std::byte>& bytes);

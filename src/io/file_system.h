@@ -135,9 +135,14 @@ class FileSystem {
   // Cuts or extends the file, giving back the space behind the end.
   virtual Task<Result<void>> truncate(std::string path, std::uint64_t size_bytes) = 0;
   virtual Task<Result<std::uint64_t>> allocated_bytes(std::string path) = 0;
+  // Gives the file that size, with space for all of it; no_space leaves it as it was, or grown.
+  // What it holds stays or becomes zeros. Afterwards no I/O of a process that has died is on its
+  // way to the file.
+  virtual Task<Result<void>> allocate(std::string path, std::uint64_t size_bytes) = 0;
   virtual Task<Result<FileSystemSpace>> space(std::string path) = 0;
-  // Small whole files (at most 1 MiB): metadata. write_file creates or truncates and syncs the
-  // file's data, not its directory.
+  // Small whole files (at most 1 MiB): metadata. write_file creates or replaces the content and
+  // syncs the file's data, not its directory. An existing file is overwritten where it is: one that
+  // is as large already needs no space.
   virtual Task<Result<std::vector<std::byte>>> read_file(std::string path) = 0;
   virtual Task<Result<void>> write_file(std::string path, std::vector<std::byte> bytes) = 0;
   // Advisory whole-file lock for one process; `holder` (a line for people: pid, host, program) is

@@ -314,6 +314,30 @@ TEST_P(FileSystemContract, TruncateGivesSpaceBack) {
   EXPECT_EQ(read(*file, 64 * kKiB, back.span()), ENODATA);
 }
 
+TEST_P(FileSystemContract, AllocateGivesAFileAllItsSpaceAndKeepsWhatItHolds) {
+  auto file = create("data", 4 * kMiB);
+  ASSERT_NE(file, nullptr);
+  const AlignedBuffer written = pattern(64 * kKiB, 6);
+  EXPECT_EQ(write(*file, 0, written.span()), 0);
+  EXPECT_EQ(sync(*file), 0);
+  EXPECT_TRUE(run(files().allocate(path("data"), 4 * kMiB)).ok()) << "it has it already";
+  EXPECT_TRUE(run(files().truncate(path("data"), 64 * kKiB)).ok());
+  EXPECT_TRUE(run(files().allocate(path("data"), 4 * kMiB)).ok());
+  const auto allocated = run(files().allocated_bytes(path("data")));
+  ASSERT_TRUE(allocated.ok());
+  EXPECT_GE(allocated.value(), 4 * kMiB);
+  const AlignedBuffer back(64 * kKiB);
+  EXPECT_EQ(read(*file, 0, back.span()), 0);
+  EXPECT_TRUE(equal(written.span(), back.span()));
+  EXPECT_EQ(read(*file, 4 * kMiB - back.size(), back.span()), 0);
+  EXPECT_EQ(write(*file, 4 * kMiB - written.size(), written.span()), 0);
+  EXPECT_EQ(code_of(run(files().allocate(path("none"), 4096))), ErrorCode::not_found);
+  const auto space = run(files().space(harness_->base_path()));
+  ASSERT_TRUE(space.ok());
+  const std::uint64_t too_much = round_up(space.value().available_bytes, kGiB) + kTiB;
+  EXPECT_EQ(code_of(run(files().allocate(path("data"), too_much))), ErrorCode::no_space);
+}
+
 TEST_P(FileSystemContract, AnOpenFileOutlivesItsName) {
   const auto file = create("data", 64 * kKiB);
   ASSERT_NE(file, nullptr);

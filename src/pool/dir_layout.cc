@@ -77,6 +77,10 @@ std::optional<CloneMarkName> parse_clone_mark_name(std::string_view name) {
   return CloneMarkName{SnapshotNumber{*number}, *clone};
 }
 
+std::string spare_name(std::string_view prefix, std::uint64_t epoch, std::uint64_t number) {
+  return numbered_name(prefix, epoch, number);
+}
+
 std::optional<NumberedName> parse_numbered_name(std::string_view prefix, std::string_view name) {
   if (!name.starts_with(prefix)) return std::nullopt;
   name.remove_prefix(prefix.size());

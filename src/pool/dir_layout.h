@@ -24,6 +24,9 @@ inline constexpr std::string_view kSegmentPrefix = "seg-";
 inline constexpr std::string_view kRootPrefix = "root-";
 inline constexpr std::string_view kSnapshotPrefix = "snap-";
 inline constexpr std::string_view kCloneMarkPrefix = "clone-";
+inline constexpr std::string_view kSparePrefix = "spare-";
+inline constexpr std::string_view kSpareRootName = "spare-root";
+inline constexpr std::string_view kNewSparePrefix = ".spare-";
 
 // An epoch and a number within it, as segments and roots are named.
 struct NumberedName {
@@ -36,6 +39,7 @@ std::string parent_directory(const std::string& path);
 std::string segment_name(const SegmentId& segment);
 std::string root_name(const RootId& root);
 std::string snapshot_name(SnapshotNumber snapshot);
+std::string spare_name(std::string_view prefix, std::uint64_t epoch, std::uint64_t number);
 // Accept exactly what these make; anything else is somebody else's file.
 std::optional<NumberedName> parse_numbered_name(std::string_view prefix, std::string_view name);
 std::optional<SnapshotNumber> parse_snapshot_name(std::string_view name);

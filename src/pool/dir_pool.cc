@@ -374,7 +374,8 @@ Task<Result<std::vector<SegmentId>>> DirPool::list_segments(VolumeId volume) {
 Task<Result<void>> DirPool::publish_root(RootId root, std::vector<std::byte> bytes) {
   std::string directory = volume_path(root.volume);
   std::string name = root_name(root);
-  co_return co_await publish_file(std::move(directory), std::move(name), std::move(bytes));
+  co_return co_await publish_file(std::move(directory), std::move(name), std::move(bytes),
+                                  kSpareRootName);
 }
 
 Task<Result<std::vector<RootId>>> DirPool::list_roots(VolumeId volume) {
@@ -395,9 +396,13 @@ Task<Result<std::vector<std::byte>>> DirPool::read_root(RootId root) {
   co_return co_await context_.file_system.read_file(std::move(path));
 }
 
+// Its space is kept: storage that others have filled to the last block must not keep a volume from
+// publishing its next root, without which nothing would ever be freed. Nobody reads an old root, so
+// it may be overwritten; should its name come back after a power loss, it names another.
 Task<Result<void>> DirPool::remove_root(RootId root) {
   std::string path = root_path(root);
-  co_return co_await context_.file_system.remove_file(std::move(path));
+  std::string spare = join(volume_path(root.volume), kSpareRootName);
+  co_return co_await context_.file_system.rename(std::move(path), std::move(spare));
 }
 
 Task<void> DirPool::remove_leftovers(VolumeId volume) {
@@ -561,12 +566,18 @@ Task<Result<void>> DirPool::check_name_is_free(VolumeRecord record, bool is_new_
 }
 
 Task<Result<void>> DirPool::publish_file(std::string directory, std::string name,
-                                         std::vector<std::byte> bytes) {
+                                         std::vector<std::byte> bytes, std::string_view spare) {
   FileSystem& files = context_.file_system;
   const std::string temporary = join(directory, kNewPrefix) + name;
+  const std::string spare_path = join(directory, spare);
   const Claim claim(publishing_, temporary);
   if (!claim.is_new()) {
     co_return Error(ErrorCode::busy, temporary + " is being written already; try again");
+  }
+  bool has_spare = false;
+  if (!spare.empty()) {
+    const auto taken = co_await files.rename(spare_path, temporary);
+    has_spare = taken.ok();
   }
   auto published = co_await files.write_file(temporary, std::move(bytes));
   if (published.ok()) {
@@ -575,7 +586,11 @@ Task<Result<void>> DirPool::publish_file(std::string directory, std::string name
   }
   if (!published.ok()) {
     // Full storage must not stay fuller for this; otherwise list_roots() cleans up.
-    (void)co_await files.remove_file(temporary);
+    if (has_spare) {
+      (void)co_await files.rename(temporary, spare_path);
+    } else {
+      (void)co_await files.remove_file(temporary);
+    }
     co_return published;
   }
   co_return co_await files.sync_directory(std::move(directory));

@@ -7,11 +7,14 @@
 //   PATH/volumes/<uuid>/volume                 the volume record
 //   PATH/volumes/<uuid>/root-<epoch>-<number>  roots (both numbers 16 hexadecimal digits)
 //   PATH/volumes/<uuid>/seg-<epoch>-<number>   segments
+//   PATH/volumes/<uuid>/spare-<epoch>-<number> becomes a segment by one rename (thick volumes)
+//   PATH/volumes/<uuid>/spare-root             was a root, becomes .new-<root> by one rename
 //   PATH/volumes/.creating-<uuid>              becomes <uuid> by one rename
 //   PATH/volumes/.removing-<uuid>              was <uuid>; its content is being removed
 //   PATH/volumes/<uuid>/.new-*                 becomes a root or the volume record by one rename
-// What a crash leaves of the last three is removed by open() and list_roots(); but with views only
-// the view that a volume lives on knows what is a leftover among its .new-* files.
+//   PATH/volumes/<uuid>/.spare-*               becomes spare-*, once it has its space
+// What a crash leaves of the three before is removed by open() and list_roots(); but with views
+// only the view that a volume lives on knows what is a leftover among its .new-* files.
 #pragma once
 
 #include <memory>
@@ -51,6 +54,13 @@ class DirPool final : public Pool {
   Task<Result<void>> remove_segment(SegmentId segment) override;
   Task<Result<void>> trim_segment(SegmentId segment, std::uint64_t used_bytes) override;
   Task<Result<std::vector<SegmentId>>> list_segments(VolumeId volume) override;
+  Task<Result<void>> create_spare(VolumeId volume) override;
+  Task<Result<void>> remove_spare(SpareId spare) override;
+  Task<Result<std::vector<SpareId>>> list_spares(VolumeId volume) override;
+  Task<Result<std::unique_ptr<File>>> create_segment_from(SpareId spare,
+                                                          SegmentId segment) override;
+  Task<Result<SpareId>> recycle_segment(SegmentId segment) override;
+  Task<Result<SegmentFiles>> count_segment_files(VolumeId volume) override;
   Task<Result<void>> publish_root(RootId root, std::vector<std::byte> bytes) override;
   Task<Result<std::vector<RootId>>> list_roots(VolumeId volume) override;
   Task<Result<std::vector<std::byte>>> read_root(RootId root) override;
@@ -90,6 +100,8 @@ class DirPool final : public Pool {
   std::string volume_path(const VolumeId& volume) const;
   std::string segment_path(const SegmentId& segment) const;
   std::string root_path(const RootId& root) const;
+  std::string spare_path(const SpareId& spare) const;
+  Task<Result<void>> fill_spare(std::string path);
   Task<void> remove_leftover_volumes();
   Task<Result<void>> remove_tree(std::string path);
   // no_space when a segment of a guest's would lie, or lies (0 more bytes), in the reserve.
@@ -99,9 +111,10 @@ class DirPool final : public Pool {
   Task<Result<void>> check_name_is_free(VolumeRecord record, bool is_new_volume);
   Task<Result<void>> fill_new_volume(std::string directory, VolumeRecord record,
                                      std::string root_name, std::vector<std::byte> root_bytes);
-  // Makes `name` in `directory` with the bytes, durably, by way of .new-`name`.
+  // Makes `name` in `directory` with the bytes, durably, by way of .new-`name`: in the file `spare`
+  // of that directory, if it is given and there.
   Task<Result<void>> publish_file(std::string directory, std::string name,
-                                  std::vector<std::byte> bytes);
+                                  std::vector<std::byte> bytes, std::string_view spare = {});
 
   PoolContext context_;
   std::string path_;

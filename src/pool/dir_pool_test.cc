@@ -54,6 +54,9 @@ class TweakedFileSystem final : public FileSystem {
   Task<Result<std::uint64_t>> allocated_bytes(std::string path) override {
     return below_.allocated_bytes(std::move(path));
   }
+  Task<Result<void>> allocate(std::string path, std::uint64_t size_bytes) override {
+    return below_.allocate(std::move(path), size_bytes);
+  }
   Task<Result<FileSystemSpace>> space(std::string path) override {
     if (space_answer.has_value()) co_return *space_answer;
     co_return co_await below_.space(std::move(path));
@@ -156,6 +159,21 @@ class ViewedPool final : public Pool {
   }
   Task<Result<std::vector<SegmentId>>> list_segments(VolumeId volume) override {
     return view_->list_segments(volume);
+  }
+  Task<Result<void>> create_spare(VolumeId volume) override { return first_.create_spare(volume); }
+  Task<Result<void>> remove_spare(SpareId spare) override { return first_.remove_spare(spare); }
+  Task<Result<std::vector<SpareId>>> list_spares(VolumeId volume) override {
+    return view_->list_spares(volume);
+  }
+  Task<Result<std::unique_ptr<File>>> create_segment_from(SpareId spare,
+                                                          SegmentId segment) override {
+    return view_->create_segment_from(spare, segment);
+  }
+  Task<Result<SpareId>> recycle_segment(SegmentId segment) override {
+    return view_->recycle_segment(segment);
+  }
+  Task<Result<SegmentFiles>> count_segment_files(VolumeId volume) override {
+    return first_.count_segment_files(volume);
   }
   Task<Result<void>> publish_root(RootId root, std::vector<std::byte> bytes) override {
     return view_->publish_root(root, std::move(bytes));

@@ -62,6 +62,23 @@ struct CloneMark {
 // discard of theirs waits, which frees space; metadata only at the end.
 enum class SegmentPurpose { guest_data, guest_discard, metadata };
 
+// A preallocated segment of a thick volume that is nobody's yet: a *spare*. Those that were
+// segments keep their numbers, so that no two are alike; new ones have epoch 0.
+struct SpareId {
+  VolumeId volume;
+  Epoch epoch;
+  std::uint64_t number = 0;
+  auto operator<=>(const SpareId&) const = default;
+};
+
+// What is allocated to a volume, in files as long as a segment.
+struct SegmentFiles {
+  std::uint64_t spares = 0;
+  std::uint64_t full_segments = 0;   // with space for all of their length
+  std::uint64_t short_segments = 0;  // trimmed ones: theirs would have to be allocated again
+  std::uint64_t guaranteed() const { return spares + full_segments; }
+};
+
 class Pool {
  public:
   virtual ~Pool() = default;
@@ -88,10 +105,29 @@ class Pool {
   virtual Task<Result<void>> trim_segment(SegmentId segment, std::uint64_t used_bytes) = 0;
   virtual Task<Result<std::vector<SegmentId>>> list_segments(VolumeId volume) = 0;
 
+  // Spares, for thick volumes. A spare that is listed has all its space; once count_segment_files()
+  // has counted it, its name is durable too. Taking one and giving one back are one rename each, so
+  // they need no space, and may meet the making and removing of others at any time.
+  virtual Task<Result<void>> create_spare(
+      VolumeId volume) = 0;  // as guests: no_space at the reserve
+  virtual Task<Result<void>> remove_spare(SpareId spare) = 0;
+  virtual Task<Result<std::vector<SpareId>>> list_spares(VolumeId volume) = 0;
+  // As create_segment, out of the spare; not_found: somebody else took it. What the file holds are
+  // other segments' records and pages, which name those segments.
+  virtual Task<Result<std::unique_ptr<File>>> create_segment_from(SpareId spare,
+                                                                  SegmentId segment) = 0;
+  // Instead of remove_segment. No I/O of the caller's is in flight; that of processes that have
+  // died has ended when it returns. no_space: it was trimmed and cannot be allocated again.
+  virtual Task<Result<SpareId>> recycle_segment(SegmentId segment) = 0;
+  // Makes names durable, and removes what an interrupted create_spare() left: for the pool that
+  // makes spares only, not for views.
+  virtual Task<Result<SegmentFiles>> count_segment_files(VolumeId volume) = 0;
+
   // Roots. publish_root is atomic and durable when it returns.
   virtual Task<Result<void>> publish_root(RootId root, std::vector<std::byte> bytes) = 0;
   virtual Task<Result<std::vector<RootId>>> list_roots(VolumeId volume) = 0;
   virtual Task<Result<std::vector<std::byte>>> read_root(RootId root) = 0;
+  // May keep the space for the next root of the volume.
   virtual Task<Result<void>> remove_root(RootId root) = 0;
   // What a crash left of publishing. For whoever has the volume open: nobody else may publish.
   virtual Task<void> remove_leftovers(VolumeId volume) = 0;

@@ -21,6 +21,7 @@
 #include "io/file_io.h"
 #include "io/run_task.h"
 #include "pool/pool.h"
+#include "pool/preallocation.h"
 
 namespace holdfast {
 
@@ -356,6 +357,122 @@ TEST_P(PoolContract, CloneMarksAreKeptBesideTheParent) {
   EXPECT_TRUE(run(pool().remove_clone_mark(second)).ok()) << "it is gone already";
   EXPECT_EQ(run(pool().list_clone_marks(id_of(1))).value(), (std::vector<CloneMark>{third}));
   ASSERT_TRUE(run(pool().remove_volume(id_of(1))).ok()) << "with its marks";
+}
+
+// --- Spares ---
+
+TEST_P(PoolContract, SparesAreCountedListedAndRemoved) {
+  ASSERT_TRUE(create(1, "one").ok());
+  ASSERT_TRUE(create(2, "two").ok());
+  const VolumeId volume = id_of(1);
+  EXPECT_EQ(run(pool().count_segment_files(volume)).value().guaranteed(), 0u);
+  const auto before = run(pool().volume_allocated_bytes(volume));
+  for (int i = 0; i < 3; ++i) ASSERT_TRUE(run(pool().create_spare(volume)).ok());
+  const auto with = run(pool().volume_allocated_bytes(volume));
+  ASSERT_TRUE(before.ok() && with.ok());
+  EXPECT_GE(with.value(), before.value() + 3 * kContractSegmentBytes);
+  harness_->reopen();
+  const auto listed = run(pool().list_spares(volume));
+  ASSERT_TRUE(listed.ok());
+  ASSERT_EQ(listed->size(), 3u);
+  EXPECT_TRUE(run(pool().list_segments(volume)).value().empty()) << "a spare is no segment";
+  EXPECT_TRUE(run(pool().list_spares(id_of(2))).value().empty());
+  ASSERT_TRUE(run(pool().remove_spare(listed.value()[1])).ok());
+  EXPECT_EQ(code_of(run(pool().remove_spare(listed.value()[1]))), ErrorCode::not_found);
+  const auto count = run(pool().count_segment_files(volume));
+  ASSERT_TRUE(count.ok());
+  EXPECT_EQ(count->spares, 2u);
+  EXPECT_EQ(count->guaranteed(), 2u);
+  EXPECT_EQ(code_of(run(pool().list_spares(id_of(7)))), ErrorCode::not_found);
+  EXPECT_EQ(code_of(run(pool().create_spare(id_of(7)))), ErrorCode::not_found);
+}
+
+TEST_P(PoolContract, ASegmentIsMadeOfASpareAndBecomesOneAgain) {
+  ASSERT_TRUE(create(1, "one").ok());
+  const VolumeId volume = id_of(1);
+  ASSERT_TRUE(run(pool().create_spare(volume)).ok());
+  const SpareId fresh = run(pool().list_spares(volume)).value().front();
+  const SegmentId first = segment_of(volume, 3, 7);
+  const AlignedBuffer data(64 * kKiB);
+  std::memset(data.data(), 0x5a, data.size());
+  const auto before = run(pool().volume_allocated_bytes(volume));
+  {
+    const auto file = run(pool().create_segment_from(fresh, first));
+    ASSERT_TRUE(file.ok()) << file.error().message();
+    EXPECT_EQ(
+        io(*file.value(), FileOperation::write, kContractSegmentBytes - data.size(), data.span()),
+        0);
+    EXPECT_EQ(code_of(run(pool().create_segment_from(fresh, segment_of(volume, 3, 8)))),
+              ErrorCode::not_found)
+        << "it is taken";
+  }
+  harness_->reopen();
+  EXPECT_EQ(run(pool().list_segments(volume)).value(), (std::vector<SegmentId>{first}));
+  EXPECT_EQ(run(pool().count_segment_files(volume)).value().full_segments, 1u);
+  const auto recycled = run(pool().recycle_segment(first));
+  ASSERT_TRUE(recycled.ok()) << recycled.error().message();
+  EXPECT_EQ(run(pool().list_spares(volume)).value(), (std::vector<SpareId>{recycled.value()}));
+  EXPECT_TRUE(run(pool().list_segments(volume)).value().empty());
+  EXPECT_EQ(code_of(run(pool().open_segment(first))), ErrorCode::not_found);
+  EXPECT_EQ(code_of(run(pool().recycle_segment(first))), ErrorCode::not_found);
+  const SegmentId second = segment_of(volume, 3, 9);
+  auto file = run(pool().create_segment_from(recycled.value(), second));
+  ASSERT_TRUE(file.ok());
+  const AlignedBuffer back(64 * kKiB);
+  EXPECT_EQ(io(**file, FileOperation::read, 0, back.span()), 0) << "all of it is there to be read";
+  EXPECT_EQ(run(pool().volume_allocated_bytes(volume)).value(), before.value());
+}
+
+TEST_P(PoolContract, ATrimmedSegmentIsNotGuaranteedUntilItIsRecycled) {
+  ASSERT_TRUE(create(1, "one").ok());
+  const SegmentId segment = segment_of(id_of(1), 1, 1);
+  { const auto file = new_segment(segment); }
+  ASSERT_TRUE(run(pool().trim_segment(segment, 8192)).ok());
+  const auto cut = run(pool().count_segment_files(id_of(1)));
+  ASSERT_TRUE(cut.ok());
+  EXPECT_EQ(cut->short_segments, 1u);
+  EXPECT_EQ(cut->guaranteed(), 0u);
+  const auto spare = run(pool().recycle_segment(segment));
+  ASSERT_TRUE(spare.ok()) << spare.error().message();
+  EXPECT_EQ(run(pool().count_segment_files(id_of(1))).value().guaranteed(), 1u);
+  EXPECT_GE(run(pool().volume_allocated_bytes(id_of(1))).value(), kContractSegmentBytes);
+  auto file = run(pool().create_segment_from(spare.value(), segment_of(id_of(1), 1, 2)));
+  ASSERT_TRUE(file.ok());
+  const AlignedBuffer data(4096);
+  std::memset(data.data(), 0x11, data.size());
+  EXPECT_EQ(io(**file, FileOperation::write, kContractSegmentBytes - 4096, data.span()), 0);
+}
+
+TEST_P(PoolContract, PreallocationShowsItsProgressStopsAndGoesOn) {
+  ASSERT_TRUE(create(1, "one").ok());
+  const VolumeId volume = id_of(1);
+  { const auto file = new_segment(segment_of(volume, 1, 1)); }
+  Preallocation progress;
+  bool stop = true;
+  ASSERT_TRUE(run(preallocate(pool(), volume, 6, &progress, &stop)).ok());
+  EXPECT_EQ(progress.done_segments, 1u) << "segments count";
+  EXPECT_FALSE(progress.is_complete());
+  stop = false;
+  ASSERT_TRUE(run(preallocate(pool(), volume, 3, &progress, &stop)).ok());
+  EXPECT_EQ(run(pool().list_spares(volume)).value().size(), 2u);
+  harness_->reopen();
+  ASSERT_TRUE(run(preallocate(pool(), volume, 6, &progress, &stop)).ok());
+  EXPECT_EQ(progress.done_segments, 6u);
+  EXPECT_TRUE(progress.is_complete());
+  EXPECT_EQ(run(pool().list_spares(volume)).value().size(), 5u);
+  ASSERT_TRUE(run(preallocate(pool(), volume, 2, &progress, &stop)).ok());
+  EXPECT_EQ(run(pool().list_spares(volume)).value().size(), 1u) << "what is too much goes back";
+}
+
+TEST_P(PoolContract, RootsFollowEachOtherInTheSpaceOfRemovedOnes) {
+  ASSERT_TRUE(create(1, "one").ok());
+  for (std::uint64_t number = 1; number < 6; ++number) {
+    const Bytes bytes(4096 - number * 512, static_cast<std::byte>(number));
+    ASSERT_TRUE(run(pool().publish_root(root_of(id_of(1), 1, number), bytes)).ok());
+    ASSERT_TRUE(run(pool().remove_root(root_of(id_of(1), 1, number - 1))).ok());
+    EXPECT_EQ(run(pool().read_root(root_of(id_of(1), 1, number))).value(), bytes);
+    EXPECT_EQ(run(pool().list_roots(id_of(1))).value().size(), 1u);
+  }
 }
 
 TEST_P(PoolContract, VolumesThatDoNotExistHaveNothing) {

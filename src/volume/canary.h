@@ -18,6 +18,7 @@ inline constexpr bool kFreeBeforeCheckpoint = HOLDFAST_CANARY == 5;
 inline constexpr bool kMoveBeforeCopiesAreDurable = HOLDFAST_CANARY == 6;
 inline constexpr bool kMoveWithoutLooking = HOLDFAST_CANARY == 7;
 inline constexpr bool kUnwatchedFiles = HOLDFAST_CANARY == 8;
+inline constexpr bool kRecycleBeforeCheckpoint = HOLDFAST_CANARY == 9;
 inline constexpr bool kFreeWhatSnapshotsNeed = HOLDFAST_CANARY == 10;
 
 }  // namespace holdfast::canary

@@ -111,7 +111,9 @@ void VolumeImpl::after_activity() {
       log_.bytes_written() - log_bytes_at_checkpoint_ >= options_.checkpoint_log_bytes;
   const bool many_dirty =
       memory_.wants_checkpoint() && map_.dirty_count() >= limits::kPagesPerVolumeMin;
-  if ((log_is_long || many_dirty || has_much_unfreed()) && !checkpoint_running_) {
+  // What a thick volume's segments are freed by, if it needs them.
+  const bool frees = scarcity() > 0 && store_.dead_candidates().size() > dead_left_;
+  if ((log_is_long || many_dirty || frees || has_much_unfreed()) && !checkpoint_running_) {
     want_checkpoint();
   }
   free_soon();
@@ -191,7 +193,9 @@ Task<void> VolumeImpl::checkpoint_once(SnapshotTaking* taking) {
     log_.resume_apply();
 
     if (canary::kPublishBeforePagesAreDurable) co_await publish(flush.root);
-    if (canary::kFreeBeforeCheckpoint) co_await remove_dead(flush.dead);
+    const bool frees_early =
+        canary::kFreeBeforeCheckpoint || (canary::kRecycleBeforeCheckpoint && store_.is_thick());
+    if (frees_early) co_await remove_dead(flush.dead);
     const bool written = co_await write_flush(flush);
     for (const PageWrite& write : flush.pages) write.array->end_flush(*write.page);
     for (Segment* segment : flush.filled) store_.release(*segment);
@@ -204,7 +208,7 @@ Task<void> VolumeImpl::checkpoint_once(SnapshotTaking* taking) {
     ++checkpoints_done_;
     if (taking != nullptr) co_await publish_snapshot(flush.root, taking);
     co_await remove_doubtful_snapshots();
-    if (!canary::kFreeBeforeCheckpoint) co_await remove_dead(flush.dead);
+    if (!frees_early) co_await remove_dead(flush.dead);
     co_return;
   }
 }
@@ -467,11 +471,16 @@ Task<void> VolumeImpl::remove_dead(std::vector<SegmentNumber> dead) {
     page_victim_rounds_.erase(number.value);
     const Result<void> removed = co_await store_.remove(number);
     if (removed.ok()) continue;
+    if (removed.error().code() == ErrorCode::busy) {  // for a moment
+      store_.dead_candidates().push_back(number);
+      continue;
+    }
     log_warning("volume " + info_.name + ": " + removed.error().message() +
                 "; it is tried again after the next checkpoint");
     store_.dead_candidates().push_back(number);
     ++dead_when_freed_;
   }
+  dead_left_ = store_.dead_candidates().size();
 }
 
 }  // namespace holdfast

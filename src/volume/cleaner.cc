@@ -70,7 +70,7 @@ Task<bool> VolumeImpl::clean_segment(Cleaning& cleaning, SegmentNumber victim) {
     co_return false;
   }
   cleaning.passed_blocks = 0;
-  if (cleaning.victim_failed || closing_) co_return !cleaning.victim_failed;
+  if (cleaning.victim_failed || has_ended_cleaning()) co_return !cleaning.victim_failed;
   if (entry.stream == SegmentStream::pages) {
     ++statistics_.cleaned_segments;
     // Pages leave it with the next checkpoint, if they can be read.
@@ -90,7 +90,7 @@ Task<bool> VolumeImpl::clean_segment(Cleaning& cleaning, SegmentNumber victim) {
 Task<void> VolumeImpl::clean_records(Cleaning& cleaning, const SegmentEntry& entry) {
   const std::uint32_t end = std::min(entry.used_blocks, segment_blocks_);
   std::uint32_t left = entry.live_blocks;  // not found yet
-  for (std::uint32_t at = 0; at < end && left != 0 && !closing_;) {
+  for (std::uint32_t at = 0; at < end && left != 0 && !has_ended_cleaning();) {
     if (!cleaning.window_has(at)) {
       co_await read_window(cleaning, at, std::min(cleaner_step_blocks(), end - at));
       if (cleaning.victim_failed) co_return;
@@ -174,7 +174,7 @@ Task<void> VolumeImpl::take_copy(Cleaning& cleaning, std::uint64_t block, MapEnt
 // Pages that are in use at their place here will be written elsewhere.
 Task<void> VolumeImpl::clean_pages(Cleaning& cleaning, const SegmentEntry& entry) {
   const std::uint32_t end = std::min(entry.used_blocks, segment_blocks_);
-  for (std::uint32_t at = 0; at < end && !closing_; ++at) {
+  for (std::uint32_t at = 0; at < end && !has_ended_cleaning(); ++at) {
     if (!cleaning.window_has(at)) {
       co_await read_window(cleaning, at, std::min(cleaner_step_blocks(), end - at));
       if (cleaning.victim_failed) co_return;

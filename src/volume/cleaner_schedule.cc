@@ -61,7 +61,7 @@ bool VolumeImpl::guest_rests() const {
 bool VolumeImpl::wants_cleaning(std::uint32_t percent) const {
   const std::uint64_t idle_percent = options_.cleaner_idle_percent;
   const CleanerPace::Share share = sealed_share();
-  if (space_is_short()) {
+  if (space_is_short() || scarcity() > 0) {
     percent = std::min(percent, kGarbagePercentMin);
   } else if (guest_rests() && trimmed_blocks_ * 100 > share.blocks * idle_percent) {
     percent = std::min(percent, options_.cleaner_idle_percent);
@@ -71,11 +71,12 @@ bool VolumeImpl::wants_cleaning(std::uint32_t percent) const {
 
 // Called whenever garbage may have grown.
 void VolumeImpl::maybe_clean() {
-  if (cleaning_ || closing_ || rolling_back_ || !serving_ || options_.cleaner_start_percent > 100)
-    return;
+  if (cleaning_ || has_ended_cleaning() || !serving_) return;
+  if (options_.cleaner_start_percent > 100 && !store_.is_thick()) return;
   if (!wants_cleaning(options_.cleaner_start_percent)) return;
   // Nothing was worth it, and nothing has been added since.
-  const bool may_want_more = space_is_short() || (trimmed_blocks_ != 0 && guest_rests());
+  const bool may_want_more =
+      space_is_short() || scarcity() > 0 || (trimmed_blocks_ != 0 && guest_rests());
   if (store_.next_number().value == fruitless_at_ && !may_want_more) return;
   cleaning_ = true;
   tasks_.spawn(clean());
@@ -83,14 +84,14 @@ void VolumeImpl::maybe_clean() {
 
 Task<void> VolumeImpl::clean() {
   CleanerTurns::Turn turn;
-  while (!closing_ && !rolling_back_ && !turn.take(turns_, space_is_short())) {
-    co_await sleep_for(executor_, space_is_short() ? kUrgentTurnWait : kTurnWait);
+  while (!has_ended_cleaning() && !turn.take(turns_, cleaning_is_urgent())) {
+    co_await sleep_for(executor_, cleaning_is_urgent() ? kUrgentTurnWait : kTurnWait);
   }
   Cleaning cleaning(executor_);
   Backoff backoff;
   pace_.begin(executor_.now());
   cleaner_works_ = true;
-  while (!closing_ && !rolling_back_) {
+  while (!has_ended_cleaning()) {
     if (!wants_cleaning(options_.cleaner_stop_percent)) {
       if (!guest_rests()) break;
       if (!victims_.empty()) {  // no guest's checkpoint would come to free them
@@ -118,7 +119,7 @@ Task<void> VolumeImpl::clean() {
     }
     backoff = Backoff();
     // Space comes back with a checkpoint; without need the next one that is due will do.
-    if (space_is_short()) co_await settle_and_free(cleaning);
+    if (space_is_short() || scarcity() > 0.5) co_await settle_and_free(cleaning);
   }
   cleaning.is_last = true;
   co_await settle(cleaning);
@@ -130,6 +131,34 @@ Task<void> VolumeImpl::clean() {
     executor_.arm(idle_timer_, executor_.now() + options_.checkpoint_idle);
   }
   drained_.notify_all();
+}
+
+// Of a thick volume: 0 while it has enough segments to write to, 1 with none to spare.
+double VolumeImpl::scarcity() const {
+  if (!store_.is_preallocated()) return 0;
+  const auto free = static_cast<double>(store_.free_spares());
+  constexpr auto kScarce = static_cast<double>(limits::kThickFreeSegments) / 2;
+  const double plenty =
+      kScarce + 1 + static_cast<double>(store_.segment_count() + store_.spare_count()) / 16;
+  return std::clamp((plenty - free) / (plenty - kScarce), 0.0, 1.0);
+}
+
+// The log waits for a segment.
+void VolumeImpl::on_scarcity() {
+  if (!checkpoint_running_ && !store_.dead_candidates().empty()) want_checkpoint();
+  credit_earned_.notify_all();
+  maybe_clean();
+}
+
+// A volume that is being closed has requests to finish, which may need what is cleaned.
+bool VolumeImpl::has_ended_cleaning() const {
+  if (rolling_back_) return true;
+  return closing_ && (!store_.is_thick() || (requests_active_ == 0 && log_.everything_synced()));
+}
+
+// Guests wait for what is cleaned, or soon will.
+bool VolumeImpl::cleaning_is_urgent() const {
+  return space_is_short() || scarcity() > 0;
 }
 
 Task<void> VolumeImpl::settle_and_free(Cleaning& cleaning) {
@@ -179,12 +208,14 @@ Task<SegmentNumber> VolumeImpl::next_victim() {
   std::vector<Scored> best;  // best first
   const std::size_t count_max =
       std::clamp<std::size_t>(store_.segment_count() / kSegmentsPerCandidate, 1, kCandidatesMax);
+  const bool is_greedy = scarcity() > 0;
   const auto visit = [&](SegmentNumber number, const SegmentEntry& entry) {
     if (!is_worth_cleaning(number, entry)) return;
     const double live =
         static_cast<double>(entry.live_blocks) / static_cast<double>(blocks_of(entry));
     const auto age = static_cast<double>(store_.next_number().value - number.value);
-    const double score = (1 - live) * std::sqrt(age) / (1 + live);
+    // With little left, the emptiest gives most, whatever its age.
+    const double score = is_greedy ? 1 - live : (1 - live) * std::sqrt(age) / (1 + live);
     if (best.size() == count_max && score <= best.back().score) return;
     const auto place = std::find_if(best.begin(), best.end(),
                                     [&](const Scored& other) { return other.score < score; });
@@ -233,7 +264,8 @@ Task<void> VolumeImpl::await_credit(const Cleaning& cleaning, std::uint32_t bloc
   for (;;) {
     pace_.look(sealed_share(), cleaning.share, pool_tightness_);
     pace_.time_passed(executor_.now());
-    if (pace_.may_work() || closing_ || cleaning.is_last || space_is_short() || !guest_is_busy()) {
+    if (pace_.may_work() || closing_ || cleaning.is_last || cleaning_is_urgent() ||
+        !guest_is_busy()) {
       break;
     }
     executor_.arm_after(clean_timer_, kTick);

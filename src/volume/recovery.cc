@@ -71,10 +71,14 @@ Task<Result<void>> VolumeImpl::recover(const std::vector<RootId>& roots, Monoton
   store_.set_listed(listed);
   store_.set_lineage(root_.lineage);
   CO_TRY(co_await load_snapshots());
+  if (store_.is_thick()) {
+    CO_TRY(co_await store_.refresh_spares());
+  }
   CO_TRY(co_await store_.load_table(root_.segment_table_top));
   map_.set_top(root_.map_top);
   epoch_ = root_.id.epoch;
-  SegmentNumber next = root_.next_segment;
+  SegmentNumber next =
+      std::max(root_.next_segment, SegmentNumber{store_.last_spare_number().value + 1});
   for (const SegmentId& segment : listed) {
     next = std::max(next, SegmentNumber{segment.number.value + 1});
     epoch_ = std::max(epoch_, segment.epoch);
@@ -349,7 +353,7 @@ void VolumeImpl::seal_left_open() {
       used = segment_blocks_;  // a snapshot may still read what is dead here
     }
     store_.seal(number, used);
-    if (used < segment_blocks_ && !store_.is_foreign(number)) {
+    if (used < segment_blocks_ && !store_.is_foreign(number) && !store_.is_thick()) {
       trims_.push_back({SegmentId{id_, entry.epoch, number}, used * kBlockBytes});
     }
   }

@@ -207,7 +207,10 @@ void SegmentStore::count_sealed(SegmentNumber number, const SegmentEntry& entry,
     sealed_.dead_segments += sign;
     return;
   }
-  sealed_.blocks += sign * std::max(entry.used_blocks, entry.live_blocks);
+  // Those of a thick volume are never cut short.
+  const std::uint64_t blocks =
+      is_thick() ? segment_blocks() : std::max(entry.used_blocks, entry.live_blocks);
+  sealed_.blocks += sign * blocks;
   sealed_.live_blocks += sign * entry.live_blocks;
 }
 
@@ -248,7 +251,9 @@ SegmentPurpose SegmentStore::purpose_of(SegmentStream stream) const {
 
 Task<Result<Segment*>> SegmentStore::create(SegmentStream stream, bool hold_errors) {
   HoldTracker::Operation held(hold_);
+  const MonotonicTime begin = executor_.now();
   for (;;) {
+    if (stream == SegmentStream::main) co_await wait_for_spare();
     // A number is used for one try only: a create that failed may still have left a file.
     const SegmentNumber number = next_;
     ++next_.value;
@@ -257,7 +262,7 @@ Task<Result<Segment*>> SegmentStore::create(SegmentStream stream, bool hold_erro
     const SegmentId id{volume_, epoch_, number};
     std::optional<HoldTracker::Call> call(std::in_place, hold_,
                                           "creation of " + segment_name(number));
-    Result<std::unique_ptr<File>> file = co_await pool_.create_segment(id, purpose_of(stream));
+    Result<std::unique_ptr<File>> file = co_await create_file(id, stream);
     call.reset();
     if (file.ok()) {
       if (!canary::kUnwatchedFiles) (*file)->observe(hold_.file_observer(), segment_name(number));
@@ -276,12 +281,79 @@ Task<Result<Segment*>> SegmentStore::create(SegmentStream stream, bool hold_erro
       co_return segment;
     }
     if (!hold_errors) co_return file.take_error();
+    // All of a thick volume is there: what it waits for is its own cleaner, as a slow disk would.
+    if (stream == SegmentStream::main && file.error().code() == ErrorCode::no_space &&
+        is_preallocated() && executor_.now() - begin < limits::kThickHoldTime) {
+      continue;
+    }
     // A log that cannot grow waits whatever the reason: nothing else would keep the guest's data.
     const HoldReason reason = never_final(sort_error(file.error()));
     give_up_handles();
     const Duration delay = held.failed(reason, file.error().message());
     co_await sleep_for(executor_, delay);
   }
+}
+
+// Spares first: they need no space of the pool, and cannot be taken by anybody else.
+Task<Result<std::unique_ptr<File>>> SegmentStore::create_file(SegmentId segment,
+                                                              SegmentStream stream) {
+  const bool is_main = stream == SegmentStream::main;
+  for (bool refreshed = false; is_thick();) {
+    if (is_main ? free_spares() == 0 : spares_.empty()) {
+      if (refreshed) break;
+      refreshed = true;
+      CO_TRY(co_await refresh_spares());
+      continue;
+    }
+    const SpareId spare = spares_.back();
+    spares_.pop_back();
+    Result<std::unique_ptr<File>> file = co_await pool_.create_segment_from(spare, segment);
+    // Gone: the host removed it as a surplus, or a rename of ours had been done after all.
+    if (file.ok() || file.error().code() != ErrorCode::not_found) co_return file;
+  }
+  co_return co_await pool_.create_segment(segment, purpose_of(stream));
+}
+
+// A log that has used up its spares waits for the cleaner. That does not last: while so few are
+// left, more of the sealed segments than kThickGarbagePercent is garbage (docs/decisions/0015), so
+// there is a victim, and the spares kept for metadata are enough to clean it.
+Task<void> SegmentStore::wait_for_spare() {
+  if (!is_thick() || free_spares() != 0) co_return;
+  (void)co_await refresh_spares();
+  if (!is_preallocated() || free_spares() != 0) co_return;
+  ++waits_for_spares_;
+  // Now and then the pool is asked all the same: it may have space, and if blocks are damaged, so
+  // that their segments cannot be cleaned, the proof does not hold.
+  const MonotonicTime until = executor_.now() + limits::kThickPoolTime;
+  while (is_preallocated() && free_spares() == 0 && executor_.now() < until) {
+    scarce_();
+    co_await sleep_for(executor_, limits::kThickPollTime);
+  }
+}
+
+std::uint64_t SegmentStore::segment_blocks() const {
+  return pool_.info().segment_bytes / kBlockBytes;
+}
+
+void SegmentStore::set_thick(std::optional<ThickLayout> layout) {
+  thick_ = layout;
+  count_all_sealed();
+  if (!thick_.has_value()) spares_.clear();
+}
+
+Task<Result<void>> SegmentStore::refresh_spares() {
+  CO_TRY_ASSIGN(std::vector<SpareId> listed, co_await pool_.list_spares(volume_));
+  if (is_thick()) spares_ = std::move(listed);
+  co_return Result<void>{};
+}
+
+// The highest number of a segment that became a spare.
+SegmentNumber SegmentStore::last_spare_number() const {
+  SegmentNumber last;
+  for (const SpareId& spare : spares_) {
+    if (spare.epoch.value != 0) last = std::max(last, SegmentNumber{spare.number});
+  }
+  return last;
 }
 
 void SegmentStore::seal(SegmentNumber segment, std::uint32_t used_blocks) {
@@ -310,6 +382,11 @@ Task<Result<void>> SegmentStore::remove(SegmentNumber segment) {
 Task<Result<void>> SegmentStore::remove_listed(SegmentId segment) {
   const auto opened = open_.find(segment.number.value);
   if (opened != open_.end()) {
+    // A file that is removed stays as it was for those who read it; one that is recycled does not.
+    if (is_thick() && opened->second->users != 0) {
+      co_return Error(ErrorCode::busy,
+                      "segment " + std::to_string(segment.number.value) + " is still being read");
+    }
     opened->second->removed = true;
     if (opened->second->users == 0) {
       opened->second->lru_link.unlink();
@@ -317,6 +394,16 @@ Task<Result<void>> SegmentStore::remove_listed(SegmentId segment) {
     }
   }
   const HoldTracker::Call call(hold_, "removal of " + segment_name(segment.number));
+  if (is_thick()) {
+    Result<SpareId> spare = co_await pool_.recycle_segment(segment);
+    if (spare.ok()) {
+      if (is_thick()) spares_.push_back(spare.value());
+      co_return Result<void>{};
+    }
+    if (spare.error().code() == ErrorCode::not_found) co_return Result<void>{};
+    // A short one that cannot have its space back was never part of what is guaranteed.
+    if (spare.error().code() != ErrorCode::no_space) co_return spare.take_error();
+  }
   Result<void> removed = co_await pool_.remove_segment(segment);
   if (!removed.ok() && removed.error().code() != ErrorCode::not_found) co_return removed;
   co_return Result<void>{};

@@ -11,13 +11,17 @@
 //    which needs none of its records for replay, and when no snapshot needs it.
 //  - Segments of other volumes (a clone's ancestors') are only read.
 //  - Numbers are never reused within a volume.
+//  - Of a thick volume a removed segment becomes a spare, once nobody reads it any more, and new
+//    segments are made of spares; the last spares are for metadata and the cleaner only.
 //
 // Thread: the executor's. All pages of the table stay resident: 4 KiB per 126 segments.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <unordered_map>
 #include <vector>
@@ -33,6 +37,7 @@
 #include "io/task.h"
 #include "pool/hold.h"
 #include "pool/pool.h"
+#include "pool/preallocation.h"
 #include "volume/paged_array.h"
 
 namespace holdfast {
@@ -116,6 +121,27 @@ class SegmentStore final : public PageStorage {
   Task<Result<void>> remove(SegmentNumber segment);
   Task<Result<void>> remove_listed(SegmentId segment);  // one without an entry
 
+  // Thick volumes. No layout: thin.
+  void set_thick(std::optional<ThickLayout> layout);
+  bool is_thick() const { return thick_.has_value(); }
+  // Whether all is there that the volume ever needs: from here on nothing waits for the pool.
+  bool is_preallocated() const {
+    // What a snapshot keeps is not reckoned with.
+    return thick_.has_value() && snapshots_.empty() &&
+           segment_count_ + spares_.size() >= thick_->segments;
+  }
+  // Spares that the log may take.
+  std::uint64_t free_spares() const {
+    const std::uint64_t kept = thick_.has_value() ? thick_->metadata_spares : 0;
+    return spares_.size() - std::min<std::uint64_t>(spares_.size(), kept);
+  }
+  // Called while the log waits for a spare: somebody has to clean.
+  void set_scarcity_observer(std::function<void()> observer) { scarce_ = std::move(observer); }
+  Task<Result<void>> refresh_spares();
+  std::uint64_t spare_count() const { return spares_.size(); }
+  SegmentNumber last_spare_number() const;
+  std::uint64_t waits_for_spares() const { return waits_for_spares_; }
+
   // A handle at once, or null: then acquire(). Each needs a release().
   Segment* try_acquire(SegmentNumber segment);
   Task<Result<Segment*>> acquire(SegmentNumber segment);
@@ -145,9 +171,12 @@ class SegmentStore final : public PageStorage {
   };
 
   Task<Result<std::unique_ptr<File>>> try_open(SegmentNumber segment, bool writable);
+  Task<Result<std::unique_ptr<File>>> create_file(SegmentId segment, format::SegmentStream stream);
+  Task<void> wait_for_spare();
   std::byte* entry_bytes(SegmentNumber segment) const;
   void count_sealed(SegmentNumber number, const format::SegmentEntry& entry, bool add);
   void count_all_sealed();
+  std::uint64_t segment_blocks() const;
   void set_died(std::byte* entry, SegmentNumber segment);
   Task<Result<void>> load_table_pages(std::uint8_t level, std::uint64_t index);
   SegmentPurpose purpose_of(format::SegmentStream stream) const;
@@ -177,6 +206,10 @@ class SegmentStore final : public PageStorage {
   Sealed sealed_;
   std::vector<SegmentNumber> dead_candidates_;
   std::function<bool()> frees_space_;
+  std::optional<ThickLayout> thick_;
+  std::vector<SpareId> spares_;  // as far as we know: the host makes and removes some too
+  std::uint64_t waits_for_spares_ = 0;
+  std::function<void()> scarce_ = [] {};
 };
 
 }  // namespace holdfast

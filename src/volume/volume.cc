@@ -62,6 +62,7 @@ VolumeImpl::VolumeImpl(Executor& executor, Pool& pool, VolumeId id, VolumeOption
     maybe_clean();
   });
   store_.set_frees_space([this] { return frees_space(); });
+  store_.set_scarcity_observer([this] { on_scarcity(); });
 }
 
 VolumeImpl::~VolumeImpl() {
@@ -370,10 +371,19 @@ Task<Result<void>> VolumeImpl::resize(std::uint64_t size_bytes) {
   const std::uint64_t before = info_.size_bytes;
   if (size_bytes > before) co_await discard_range(before, size_bytes);
   info_.size_bytes = size_bytes;
+  set_thick(store_.is_thick());
   co_await checkpoint();
   if (size_bytes < before) co_await discard_range(size_bytes, before);
   resume();
   co_return Result<void>{};
+}
+
+void VolumeImpl::set_thick(bool thick) {
+  if (thick) {
+    store_.set_thick(thick_layout(info_.size_bytes, root_.segment_bytes));
+  } else {
+    store_.set_thick(std::nullopt);
+  }
 }
 
 Task<Result<void>> VolumeImpl::close() {
@@ -390,18 +400,20 @@ Task<Result<void>> VolumeImpl::close() {
   executor_.cancel(idle_timer_);
   credit_earned_.notify_all();
   executor_.cancel(free_timer_);
-  while (cleaning_) co_await drained_.wait();
-  seal_cold();
   while (checkpoint_running_ || checkpoint_wanted_) co_await checkpoint_done_.wait();
   while (!log_.everything_synced()) {
     log_.request_sync(false);
     co_await sleep_for(executor_, 1ms);
   }
+  while (cleaning_) co_await drained_.wait();
+  seal_cold();
+  while (checkpoint_running_ || checkpoint_wanted_) co_await checkpoint_done_.wait();
   const SegmentId log_end{id_, epoch_, log_.current_segment()};
   const std::uint64_t log_end_bytes = log_.current_used_blocks() * kBlockBytes;
   log_.stop();
   co_await checkpoint_now();
   while (!tasks_.empty()) co_await sleep_for(executor_, 1ms);
+  if (store_.is_thick()) co_return Result<void>{};  // its space is to stay
   // Space only: what cannot be given back now is when the volume is opened again.
   if (log_end.number.value != 0 && store_.has_entry(log_end.number)) {
     const HoldTracker::Call call(hold_, "trimming of the log");
@@ -424,6 +436,8 @@ VolumeStatistics VolumeImpl::statistics() const {
   now.segment_bytes = store_.segment_count() * root_.segment_bytes;
   const std::uint64_t cold_room = cold_.segment == nullptr ? 0 : segment_blocks_ - cold_.next_block;
   now.unwritten_bytes = (log_.unwritten_blocks() + page_room() + cold_room) * kBlockBytes;
+  now.spare_count = store_.spare_count();
+  now.waits_for_cleaner = store_.waits_for_spares();
   now.epoch = root_.id.epoch.value;
   now.log_sequence = log_.applied_sequence().value;
   now.records_written = log_.records_written();
@@ -449,10 +463,6 @@ Task<Result<void>> Volume::create(Executor& executor, Pool& pool, VolumeCreateOp
                         format_bytes(limits::kVolumeBytesMin) + " to " +
                         format_bytes(limits::kVolumeBytesMax) + "; got " +
                         std::to_string(options.size_bytes) + " bytes");
-  }
-  if (options.thick) {
-    co_return Error(ErrorCode::unsupported,
-                    "thick volumes are not available in this version: create it without --thick");
   }
   format::Root root;
   root.id = RootId{options.id, Epoch{1}, 0};
@@ -515,6 +525,7 @@ Task<Result<std::unique_ptr<Volume>>> Volume::open(Executor& executor, Pool& poo
   CO_TRY_ASSIGN(format::Root root, co_await newest_root(pool, id, roots));
   auto volume = std::make_unique<VolumeImpl>(executor, pool, id, options, root);
   volume->set_name(found->name);
+  volume->set_thick(found->thick);
   if (options.opening_hold != nullptr) *options.opening_hold = &volume->hold_state();
   Result<void> recovered = co_await volume->recover(roots, begin);
   if (options.opening_hold != nullptr) *options.opening_hold = nullptr;

@@ -101,7 +101,9 @@ struct VolumeStatistics {
   std::uint64_t live_bytes = 0;     // guest blocks, and pages of the map and the segment table
   std::uint64_t segment_bytes = 0;  // allocated to segments
   std::uint64_t segment_count = 0;
-  std::uint64_t unwritten_bytes = 0;  // of segments: allocated beforehand, still to be written
+  std::uint64_t unwritten_bytes = 0;    // of segments: allocated beforehand, still to be written
+  std::uint64_t spare_count = 0;        // thick: segments preallocated and free
+  std::uint64_t waits_for_cleaner = 0;  // thick: the log had used up what it may take
   // The log and its checkpoints.
   std::uint64_t epoch = 0;
   std::uint64_t log_sequence = 0;     // records in the main log, ever
@@ -171,6 +173,9 @@ class Volume : public BlockDevice {
   static Task<Result<void>> clone(Executor& executor, Pool& pool, VolumeCloneOptions options);
   // The mark that a clone has beside its parent; nothing for other volumes. From its newest root.
   static Task<Result<std::optional<CloneMark>>> clone_mark(Pool& pool, VolumeId id);
+  // What the volume's record says from now on: whether to use spares and to make some of segments
+  // that are freed. open() takes it from the record. Preallocating is somebody else's (the host's).
+  virtual void set_thick(bool thick) = 0;
   virtual VolumeStatistics statistics() const = 0;
   // Somebody waits for room in the pool: what can be freed should be, soon.
   virtual void hint_space_is_short(bool is_short) = 0;

@@ -47,6 +47,7 @@ class VolumeImpl final : public Volume, private MainLogClient {
   Task<Result<void>> resize(std::uint64_t size_bytes) override;
   Task<Result<void>> checkpoint() override;
   void fail_held(MonotonicTime submitted_before) override;
+  void set_thick(bool thick) override;
   VolumeStatistics statistics() const override;
   void hint_space_is_short(bool is_short) override;
   Task<Result<SnapshotInfo>> create_snapshot(std::string name) override;
@@ -202,6 +203,10 @@ class VolumeImpl final : public Volume, private MainLogClient {
   CleanerPace::Share sealed_share() const;
   bool wants_cleaning(std::uint32_t percent) const;
   bool guest_rests() const;
+  double scarcity() const;
+  void on_scarcity();
+  bool has_ended_cleaning() const;
+  bool cleaning_is_urgent() const;
   void maybe_clean();
   Task<void> clean();
   Task<void> settle_and_free(Cleaning& cleaning);
@@ -361,6 +366,7 @@ class VolumeImpl final : public Volume, private MainLogClient {
   std::uint64_t trimmed_blocks_ = 0;           // live before a discard, since the cleaner caught up
   std::vector<SegmentNumber> candidates_;      // the next victims, best last
   std::unordered_set<std::uint64_t> victims_;  // since the last checkpoint
+  std::size_t dead_left_ = 0;  // dead segments that the last checkpoint could not free
   std::unordered_set<std::uint64_t> uncleanable_;  // hold damaged blocks
   // Rounds that left pages behind, of segments that are still there.
   std::unordered_map<std::uint64_t, std::uint32_t> page_victim_rounds_;

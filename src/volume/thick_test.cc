@@ -1,0 +1,279 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// A thick volume in a pool that is full for everybody: it writes on, in what is its own.
+#include <gtest/gtest.h>
+
+#include <random>
+
+#include "io/disk.h"
+#include "io/run_task.h"
+#include "io/temporary_directory.h"
+#include "pool/open_pool.h"
+#include "pool/preallocation.h"
+#include "volume/volume.h"
+
+namespace holdfast {
+namespace {
+
+constexpr std::uint64_t kVolumeBytes = 8 * kMiB;
+constexpr std::uint64_t kBlocks = kVolumeBytes / kBlockBytes;
+
+// Gives out no space while it is full, not even the reserve, and counts who asked.
+class FullPool final : public Pool {
+ public:
+  explicit FullPool(std::unique_ptr<Pool> below) : below_(std::move(below)) {}
+  bool full = false;
+  std::uint64_t refusals = 0;
+
+  const PoolInfo& info() const override { return below_->info(); }
+  Task<Result<PoolSpace>> space() override { return below_->space(); }
+  Task<Result<std::vector<VolumeRecord>>> list_volumes() override { return below_->list_volumes(); }
+  Task<Result<void>> create_volume(VolumeRecord record, RootId root,
+                                   std::vector<std::byte> bytes) override {
+    return below_->create_volume(std::move(record), root, std::move(bytes));
+  }
+  Task<Result<void>> update_volume(VolumeRecord record) override {
+    return below_->update_volume(std::move(record));
+  }
+  Task<Result<void>> remove_volume(VolumeId volume) override {
+    return below_->remove_volume(volume);
+  }
+  Task<Result<std::uint64_t>> volume_allocated_bytes(VolumeId volume) override {
+    return below_->volume_allocated_bytes(volume);
+  }
+  Task<Result<std::unique_ptr<File>>> create_segment(SegmentId segment,
+                                                     SegmentPurpose purpose) override {
+    if (full) {
+      ++refusals;
+      co_return Error(ErrorCode::no_space, "full, for the test");
+    }
+    co_return co_await below_->create_segment(segment, purpose);
+  }
+  Task<Result<std::unique_ptr<File>>> open_segment(SegmentId segment, bool writable) override {
+    return below_->open_segment(segment, writable);
+  }
+  Task<Result<void>> remove_segment(SegmentId segment) override {
+    return below_->remove_segment(segment);
+  }
+  Task<Result<void>> trim_segment(SegmentId segment, std::uint64_t used_bytes) override {
+    return below_->trim_segment(segment, used_bytes);
+  }
+  Task<Result<std::vector<SegmentId>>> list_segments(VolumeId volume) override {
+    return below_->list_segments(volume);
+  }
+  Task<Result<void>> create_spare(VolumeId volume) override { return below_->create_spare(volume); }
+  Task<Result<void>> remove_spare(SpareId spare) override { return below_->remove_spare(spare); }
+  Task<Result<std::vector<SpareId>>> list_spares(VolumeId volume) override {
+    return below_->list_spares(volume);
+  }
+  Task<Result<std::unique_ptr<File>>> create_segment_from(SpareId spare,
+                                                          SegmentId segment) override {
+    return below_->create_segment_from(spare, segment);
+  }
+  Task<Result<SpareId>> recycle_segment(SegmentId segment) override {
+    return below_->recycle_segment(segment);
+  }
+  Task<Result<SegmentFiles>> count_segment_files(VolumeId volume) override {
+    return below_->count_segment_files(volume);
+  }
+  Task<Result<void>> publish_root(RootId root, std::vector<std::byte> bytes) override {
+    return below_->publish_root(root, std::move(bytes));
+  }
+  Task<Result<std::vector<RootId>>> list_roots(VolumeId volume) override {
+    return below_->list_roots(volume);
+  }
+  Task<Result<std::vector<std::byte>>> read_root(RootId root) override {
+    return below_->read_root(root);
+  }
+  Task<Result<void>> remove_root(RootId root) override { return below_->remove_root(root); }
+
+ private:
+  std::unique_ptr<Pool> below_;
+};
+
+class ThickTest : public testing::Test {
+ protected:
+  ThickTest() : loop_(Loop::create().value()), disk_(std::make_unique<Disk>(*loop_)) {
+    PoolCreateOptions options;
+    options.segment_bytes = limits::kSegmentBytesMin;
+    pool_ =
+        std::make_unique<FullPool>(run(create_pool(PoolContext{*loop_, *disk_, "a test"},
+                                                   "dir:" + directory_.path() + "/pool", options))
+                                       .value());
+    id_.bytes[0] = std::byte{7};
+    VolumeCreateOptions volume;
+    volume.id = id_;
+    volume.name = "disk";
+    volume.size_bytes = kVolumeBytes;
+    volume.thick = true;
+    EXPECT_TRUE(run(Volume::create(*loop_, *pool_, volume)).ok());
+  }
+  ~ThickTest() override {
+    volume_.reset();
+    pool_.reset();
+  }
+
+  template <typename T>
+  T run(Task<T> task) {
+    return run_task<T>([this](const auto& done) { wait_for(done); }, std::move(task));
+  }
+  void wait_for(const std::function<bool()>& done) {
+    ASSERT_TRUE(loop_->run_until(done, 60s)) << "it did not come within a minute";
+  }
+  void preallocate_all() {
+    const bool never = false;
+    ASSERT_TRUE(run(preallocate(*pool_, id_, total(), &progress_, &never)).ok());
+    ASSERT_TRUE(progress_.is_complete());
+  }
+  static std::uint64_t total() {
+    return thick_layout(kVolumeBytes, limits::kSegmentBytesMin).segments;
+  }
+  SegmentFiles files() { return run(pool_->count_segment_files(id_)).value(); }
+  void open() { volume_ = run(Volume::open(*loop_, *pool_, id_, options_)).value(); }
+  void close() {
+    ASSERT_TRUE(run(volume_->close()).ok());
+    volume_.reset();
+  }
+
+  BlockStatus submit(BlockOperation operation, std::uint64_t block, std::byte* data) {
+    BlockRequest request;
+    const iovec buffer{data, kBlockBytes};
+    std::optional<BlockStatus> status;
+    request.operation = operation;
+    request.offset_bytes = block * kBlockBytes;
+    request.length_bytes = kBlockBytes;
+    request.buffers = std::span<const iovec>(&buffer, 1);
+    request.context = &status;
+    request.on_complete = [](BlockRequest& done, BlockStatus result) {
+      static_cast<std::optional<BlockStatus>*>(done.context)->emplace(result);
+    };
+    volume_->submit(request);
+    wait_for([&] {
+      was_held_ |= volume_->statistics().hold.reason != HoldReason::none;
+      return status.has_value();
+    });
+    return *status;
+  }
+  void write(std::uint64_t block) {
+    std::vector<std::byte> bytes(kBlockBytes);
+    model_[block] = ++version_;
+    for (std::byte& b : bytes) b = static_cast<std::byte>(model_[block] * 31 + block);
+    ASSERT_EQ(submit(BlockOperation::write, block, bytes.data()), BlockStatus::ok);
+  }
+  void write_everything() {
+    for (std::uint64_t block = 0; block < kBlocks; ++block) write(block);
+  }
+  void overwrite_at_random(std::uint64_t writes) {
+    for (std::uint64_t i = 0; i < writes; ++i) write(random_() % kBlocks);
+  }
+  void verify() {
+    std::vector<std::byte> bytes(kBlockBytes);
+    for (std::uint64_t block = 0; block < kBlocks; ++block) {
+      ASSERT_EQ(submit(BlockOperation::read, block, bytes.data()), BlockStatus::ok);
+      const auto expected =
+          model_[block] == 0 ? std::byte{0} : static_cast<std::byte>(model_[block] * 31 + block);
+      ASSERT_EQ(bytes, std::vector<std::byte>(kBlockBytes, expected)) << "block " << block;
+    }
+  }
+
+  TemporaryDirectory directory_;
+  std::unique_ptr<Loop> loop_;
+  std::unique_ptr<Disk> disk_;
+  std::unique_ptr<FullPool> pool_;
+  VolumeId id_;
+  VolumeOptions options_{.checkpoint_idle = 20ms};
+  std::unique_ptr<Volume> volume_;
+  Preallocation progress_;
+  bool was_held_ = false;
+  std::vector<std::uint64_t> model_ = std::vector<std::uint64_t>(kBlocks);
+  std::uint64_t version_ = 0;
+  std::mt19937_64 random_{1};
+};
+
+TEST_F(ThickTest, InAFullPoolItOverwritesAllOfItselfOnAndOnAndIsNeverHeld) {
+  preallocate_all();
+  pool_->full = true;
+  open();
+  write_everything();
+  overwrite_at_random(8 * kBlocks);
+  EXPECT_FALSE(was_held_);
+  EXPECT_GT(volume_->statistics().cleaned_segments, 0u) << "too little was written";
+  EXPECT_EQ(files().guaranteed(), total()) << "segments are recycled, none is added or lost";
+  verify();
+  close();
+  EXPECT_EQ(files().guaranteed(), total());
+}
+
+TEST_F(ThickTest, ItIsOpenedAndClosedInAFullPoolAgainAndAgain) {
+  preallocate_all();
+  pool_->full = true;
+  for (int round = 0; round < 6; ++round) {
+    open();
+    verify();
+    if (round == 0) write_everything();
+    overwrite_at_random(kBlocks + random_() % kBlocks);
+    EXPECT_FALSE(was_held_) << "round " << round;
+    close();
+    EXPECT_EQ(files().guaranteed(), total()) << "round " << round;
+  }
+  open();
+  verify();
+}
+
+TEST_F(ThickTest, SequentialOverwritesRecycleSegmentsWithoutWaitingForAnIdleTime) {
+  options_.checkpoint_idle = 1h;
+  preallocate_all();
+  pool_->full = true;
+  open();
+  for (int pass = 0; pass < 5; ++pass) write_everything();
+  EXPECT_FALSE(was_held_);
+  verify();
+}
+
+TEST_F(ThickTest, UntilItIsPreallocatedItTakesFromThePoolAsOthersDo) {
+  open();
+  write_everything();
+  EXPECT_FALSE(was_held_);
+  EXPECT_EQ(volume_->statistics().spare_count, 0u);
+  preallocate_all();
+  pool_->full = true;
+  pool_->refusals = 0;
+  overwrite_at_random(4 * kBlocks);
+  EXPECT_FALSE(was_held_);
+  verify();
+}
+
+TEST_F(ThickTest, ItBecomesThinAndThickWhileItIsWritten) {
+  preallocate_all();
+  open();
+  write_everything();
+  volume_->set_thick(false);
+  const std::uint64_t before = files().guaranteed();
+  overwrite_at_random(4 * kBlocks);
+  ASSERT_TRUE(run(volume_->checkpoint()).ok());
+  EXPECT_NE(files().guaranteed(), before) << "what it frees now is removed, what it takes is new";
+  volume_->set_thick(true);
+  preallocate_all();
+  pool_->full = true;
+  was_held_ = false;
+  overwrite_at_random(4 * kBlocks);
+  EXPECT_FALSE(was_held_);
+  verify();
+}
+
+TEST_F(ThickTest, AShortSegmentOfAThinTimeIsLetGoWhereThereIsNoSpaceForAllOfIt) {
+  open();
+  volume_->set_thick(false);
+  write_everything();
+  close();  // cuts the open segments short
+  EXPECT_GT(files().short_segments, 0u);
+  open();
+  preallocate_all();
+  overwrite_at_random(6 * kBlocks);
+  ASSERT_TRUE(run(volume_->checkpoint()).ok());
+  EXPECT_GE(files().guaranteed(), total());
+  verify();
+}
+
+}  // namespace
+}  // namespace holdfast
