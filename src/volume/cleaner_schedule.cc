@@ -35,10 +35,6 @@ constexpr Duration kTick = 10ms;       // how often somebody who waits looks aga
 constexpr Duration kTurnWait = 200ms;  // there may be a thousand volumes that wait for a turn
 constexpr Duration kUrgentTurnWait = 20ms;
 
-std::uint64_t blocks_of(const SegmentEntry& entry) {
-  return std::max(entry.used_blocks, entry.live_blocks);
-}
-
 }  // namespace
 
 // --- When ---
@@ -179,9 +175,14 @@ bool VolumeImpl::has_much_unfreed() const {
 
 // --- Which ---
 
+// In blocks. A segment of a thick volume is never cut short.
+std::uint64_t VolumeImpl::space_of(const SegmentEntry& entry) const {
+  return store_.is_thick() ? segment_blocks_ : std::max(entry.used_blocks, entry.live_blocks);
+}
+
 bool VolumeImpl::is_worth_cleaning(SegmentNumber number, const SegmentEntry& entry) const {
   if (entry.state != SegmentState::sealed || entry.live_blocks == 0) return false;
-  if (entry.live_blocks * 100ull > blocks_of(entry) * (100ull - kGarbagePercentMin)) return false;
+  if (entry.live_blocks * 100ull > space_of(entry) * (100ull - kGarbagePercentMin)) return false;
   if (victims_.contains(number.value) || uncleanable_.contains(number.value)) return false;
   if (store_.is_pinned(number) || store_.is_foreign(number)) return false;
   // Records that are not applied yet look like garbage.
@@ -212,7 +213,7 @@ Task<SegmentNumber> VolumeImpl::next_victim() {
   const auto visit = [&](SegmentNumber number, const SegmentEntry& entry) {
     if (!is_worth_cleaning(number, entry)) return;
     const double live =
-        static_cast<double>(entry.live_blocks) / static_cast<double>(blocks_of(entry));
+        static_cast<double>(entry.live_blocks) / static_cast<double>(space_of(entry));
     const auto age = static_cast<double>(store_.next_number().value - number.value);
     // With little left, the emptiest gives most, whatever its age.
     const double score = is_greedy ? 1 - live : (1 - live) * std::sqrt(age) / (1 + live);
@@ -251,7 +252,7 @@ bool VolumeImpl::guest_is_busy() const {
 }
 
 bool VolumeImpl::cleaner_has_haste() const {
-  return space_is_short() || pace_.is_behind() || !guest_is_busy();
+  return cleaning_is_urgent() || pace_.is_behind() || !guest_is_busy();
 }
 
 std::uint32_t VolumeImpl::cleaner_step_blocks() const {

@@ -211,6 +211,7 @@ class VolumeImpl final : public Volume, private MainLogClient {
   Task<void> clean();
   Task<void> settle_and_free(Cleaning& cleaning);
   Task<SegmentNumber> next_victim();
+  std::uint64_t space_of(const format::SegmentEntry& entry) const;
   bool is_worth_cleaning(SegmentNumber number, const format::SegmentEntry& entry) const;
   Task<void> look_at_pool();
   bool guest_is_busy() const;
