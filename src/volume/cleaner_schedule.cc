@@ -31,7 +31,7 @@ constexpr std::uint32_t kGarbagePercentMin = 5;
 // turn comes.
 constexpr std::size_t kCandidatesMax = 8;
 constexpr std::uint64_t kSegmentsPerCandidate = 64;
-constexpr Duration kTick = 10ms;  // how often somebody who waits looks again
+constexpr Duration kTick = 10ms;       // how often somebody who waits looks again
 constexpr Duration kTurnWait = 200ms;  // there may be a thousand volumes that wait for a turn
 constexpr Duration kUrgentTurnWait = 20ms;
 
