@@ -121,7 +121,10 @@ void VolumeModel::end_write(std::uint32_t number, bool acknowledged) {
   learn_order(write);
   write.request = nullptr;
   std::erase(in_flight_, number);
-  if (!acknowledged) return;
+  if (!acknowledged) {
+    if (!touches_one_block(write)) mark_torn(number);
+    return;
+  }
   write.acknowledged_event = ++event_;
   if (write.high == kNever) {
     if (write.kind == WriteKind::data) {
@@ -145,6 +148,18 @@ void VolumeModel::end_write(std::uint32_t number, bool acknowledged) {
   }
   last_acknowledged_ = std::max(last_acknowledged_, write.high);
   if (write.force_unit_access) durable_ = std::max(durable_, write.high);
+}
+
+// A write that was cancelled stands in the log with as much of it as was placed by then.
+void VolumeModel::mark_torn(std::uint32_t number) {
+  const Write& write = writes_[number];
+  const std::uint64_t end =
+      std::min<std::uint64_t>(divide_up(write.end_bytes(), kSectorBytes), sectors_.size());
+  for (std::uint64_t sector = write.offset_bytes / kSectorBytes; sector < end; ++sector) {
+    for (std::uint32_t& entry : sectors_[sector]) {
+      if (entry == number) entry |= kMaybe;
+    }
+  }
 }
 
 // The order up to which the log must be durable so that the range of `write`, which found it a

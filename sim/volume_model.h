@@ -105,13 +105,14 @@ class VolumeModel {
     std::uint64_t end_bytes() const { return offset_bytes + length_bytes; }
   };
   // Of one sector: the writes that touched it, in the order of submission. kMaybe: whether a write
-  // that a crash cut was made here cannot be told.
+  // that a crash or its cancelling cut was made here cannot be told.
   using History = std::vector<std::uint32_t>;
   static constexpr std::uint32_t kMaybe = 1u << 31;
   const Write& write_of(std::uint32_t entry) const { return writes_[entry & ~kMaybe]; }
 
   bool touches_one_block(const Write& write) const;
   void learn_order(Write& write);
+  void mark_torn(std::uint32_t number);
   std::uint64_t what_made_zeros(const Write& write) const;
   bool covers(const Write& write, std::uint64_t begin, std::uint64_t end) const;
   // A discard may leave what is not a whole block as it was.
