@@ -85,14 +85,20 @@ Task<Result<std::unique_ptr<File>>> DirPool::create_segment_from(SpareId spare, 
   FileOpenOptions options;
   options.writable = true;
   CO_TRY_ASSIGN(std::unique_ptr<File> file, co_await files.open(from, options));
-  CO_TRY(co_await files.rename(from, to));
-  std::string directory = volume_path(segment.volume);
-  auto synced = co_await files.sync_directory(std::move(directory));
-  if (synced.ok()) co_return file;
+  auto named = co_await files.rename(from, to);
+  if (named.ok()) {
+    std::string directory = volume_path(segment.volume);
+    named = co_await files.sync_directory(std::move(directory));
+  }
+  if (named.ok()) co_return file;
+  // Storage that does not answer may have done it all the same: a segment that nobody knows would
+  // be missing among the spares until the volume is opened again.
   file.reset();
   const auto back = co_await files.rename(to, from);
-  if (!back.ok()) log_warning(back.error().message());  // freed when the volume is opened again
-  co_return synced.take_error();
+  if (!back.ok() && back.error().code() != ErrorCode::not_found) {
+    log_warning(back.error().message());
+  }
+  co_return named.take_error();
 }
 
 // The name need not be durable: after a power loss the segment is dead, or without an entry in the

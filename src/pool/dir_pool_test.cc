@@ -25,6 +25,7 @@ class TweakedFileSystem final : public FileSystem {
   explicit TweakedFileSystem(FileSystem& below) : below_(below) {}
   std::optional<FileSystemSpace> space_answer;
   std::string failing_sync;  // sync_directory of this path fails
+  std::string lost_answer;   // renaming to this path is done, and yet it fails
 
   Task<Result<std::unique_ptr<File>>> open(std::string path, FileOpenOptions options) override {
     return below_.open(std::move(path), options);
@@ -39,7 +40,10 @@ class TweakedFileSystem final : public FileSystem {
     return below_.remove_directory(std::move(path));
   }
   Task<Result<void>> rename(std::string from, std::string to) override {
-    return below_.rename(std::move(from), std::move(to));
+    const bool is_lost = to == lost_answer;
+    CO_TRY(co_await below_.rename(std::move(from), std::move(to)));
+    if (is_lost) co_return Error(ErrorCode::path_failure, "injected");
+    co_return Result<void>{};
   }
   Task<Result<void>> sync_directory(std::string path) override {
     if (path == failing_sync) co_return Error(ErrorCode::path_failure, "injected");
@@ -505,6 +509,45 @@ TEST_F(DirPoolTest, ASegmentWhoseNameIsNotDurableIsNotLeftBehind) {
   harness_.files().failing_sync.clear();
   EXPECT_TRUE(run(harness_.pool().list_segments(volume_id()))->empty());
   EXPECT_TRUE(run(harness_.pool().create_segment(segment(1), SegmentPurpose::guest_data)).ok());
+}
+
+TEST_F(DirPoolTest, ASpareOfWhichNoSegmentCouldBeMadeIsASpareAgain) {
+  make_volume();
+  ASSERT_TRUE(run(harness_.pool().create_spare(volume_id())).ok());
+  const SpareId spare = run(harness_.pool().list_spares(volume_id())).value().front();
+  harness_.files().failing_sync = volume().string();
+  EXPECT_FALSE(run(harness_.pool().create_segment_from(spare, segment(1))).ok());
+  // The rename was done, only its answer was lost.
+  harness_.files().failing_sync.clear();
+  harness_.files().lost_answer = (volume() / "seg-0000000000000001-0000000000000001").string();
+  EXPECT_FALSE(run(harness_.pool().create_segment_from(spare, segment(1))).ok());
+  harness_.files().lost_answer.clear();
+  EXPECT_TRUE(run(harness_.pool().list_segments(volume_id()))->empty());
+  EXPECT_EQ(run(harness_.pool().list_spares(volume_id())).value(), (std::vector<SpareId>{spare}));
+  EXPECT_TRUE(run(harness_.pool().create_segment_from(spare, segment(2))).ok());
+}
+
+TEST_F(DirPoolTest, WhatAnInterruptedPreallocationLeftIsRemovedAndNotCounted) {
+  make_volume();
+  const fs::path leftover = volume() / ".spare-0000000000000000-0000000000000abc";
+  std::ofstream(leftover) << "cut off";
+  EXPECT_TRUE(run(harness_.pool().list_spares(volume_id()))->empty());
+  EXPECT_TRUE(fs::exists(leftover)) << "whoever only lists cannot know";
+  EXPECT_EQ(run(harness_.pool().count_segment_files(volume_id()))->guaranteed(), 0u);
+  EXPECT_FALSE(fs::exists(leftover));
+}
+
+TEST_F(DirPoolTest, GuestsStopAtTheReserveAndSoDoesPreallocation) {
+  make_volume();
+  FileSystemSpace space;
+  space.capacity_bytes = 800 * kMiB;
+  space.available_bytes = 100 * kMiB;  // an eighth is the reserve
+  harness_.files().space_answer = space;
+  const auto refused = run(harness_.pool().create_spare(volume_id()));
+  ASSERT_FALSE(refused.ok());
+  EXPECT_EQ(refused.error().code(), ErrorCode::no_space);
+  harness_.files().space_answer->available_bytes = 101 * kMiB;
+  EXPECT_TRUE(run(harness_.pool().create_spare(volume_id())).ok());
 }
 
 TEST_F(DirPoolTest, AFailedCreationLeavesNothing) {
