@@ -22,12 +22,14 @@ std::string DirPool::spare_path(const SpareId& spare) const {
 // be taken for a guarantee.
 Task<Result<void>> DirPool::create_spare(VolumeId volume) {
   FileSystem& files = context_.file_system;
-  CO_TRY(co_await check_guest_space());
+  CO_TRY(co_await check_reserve(SegmentPurpose::guest_data, info_.segment_bytes));
   const std::uint64_t number = context_.executor.random();
   const std::string directory = volume_path(volume);
   const std::string temporary = join(directory, spare_name(kNewSparePrefix, 0, number));
   const Claim claim(publishing_, temporary);
   auto made = co_await fill_spare(temporary);
+  // As for segments: others may have taken the same room meanwhile.
+  if (made.ok()) made = co_await check_reserve(SegmentPurpose::guest_data, 0);
   if (made.ok()) {
     std::string path = spare_path(SpareId{volume, Epoch{}, number});
     made = co_await files.rename(temporary, std::move(path));
