@@ -410,6 +410,7 @@ Task<void> VolumeImpl::write_page_runs(Flush* flush) {
         statistics_.page_bytes_written += count * kBlockBytes;
         break;
       }
+      store_.note_failed_write(*segment, error);
       const std::string detail = std::string("write of map pages: ") + std::strerror(error);
       const HoldReason reason = never_final(sort_errno(error));
       co_await sleep_for(executor_, held.failed(reason, detail));

@@ -259,6 +259,7 @@ Task<void> VolumeImpl::write_record(Cleaning* cleaning, std::uint32_t at, std::u
     const int error = co_await FileIo(*cold_.segment->file, FileOperation::write,
                                       (at + done) * kBlockBytes, bytes);
     if (error != 0) {
+      store_.note_failed_write(*cold_.segment, error);
       cleaning->failed = true;
       seal_cold();
     }

@@ -244,6 +244,7 @@ Task<void> MainLog::retry_append(LogRecord* record) {
   const MonotonicTime began = executor_.now();
   int error = record->io.error;
   while (error != 0) {
+    store_.note_failed_write(*record->segment, error);
     const HoldReason reason = never_final(sort_errno(error));
     const std::string detail = std::string("append: ") + std::strerror(error);
     co_await sleep_for(executor_, held.failed(reason, detail));

@@ -381,12 +381,14 @@ Task<Result<void>> SegmentStore::remove(SegmentNumber segment) {
 
 Task<Result<void>> SegmentStore::remove_listed(SegmentId segment) {
   const auto opened = open_.find(segment.number.value);
+  // A file that is removed stays as it was for those who read it; one that is recycled does not.
+  const bool is_read =
+      (opened != open_.end() && opened->second->users != 0) || is_retired(segment.number);
+  if (is_thick() && is_read) {
+    co_return Error(ErrorCode::busy,
+                    "segment " + std::to_string(segment.number.value) + " is still being read");
+  }
   if (opened != open_.end()) {
-    // A file that is removed stays as it was for those who read it; one that is recycled does not.
-    if (is_thick() && opened->second->users != 0) {
-      co_return Error(ErrorCode::busy,
-                      "segment " + std::to_string(segment.number.value) + " is still being read");
-    }
     opened->second->removed = true;
     if (opened->second->users == 0) {
       opened->second->lru_link.unlink();
@@ -394,7 +396,7 @@ Task<Result<void>> SegmentStore::remove_listed(SegmentId segment) {
     }
   }
   const HoldTracker::Call call(hold_, "removal of " + segment_name(segment.number));
-  if (is_thick()) {
+  if (is_thick() && !failed_writes_.contains(segment.number.value)) {
     Result<SpareId> spare = co_await pool_.recycle_segment(segment);
     if (spare.ok()) {
       if (is_thick()) spares_.push_back(spare.value());
@@ -406,7 +408,17 @@ Task<Result<void>> SegmentStore::remove_listed(SegmentId segment) {
   }
   Result<void> removed = co_await pool_.remove_segment(segment);
   if (!removed.ok() && removed.error().code() != ErrorCode::not_found) co_return removed;
+  failed_writes_.erase(segment.number.value);
   co_return Result<void>{};
+}
+
+void SegmentStore::note_failed_write(const Segment& segment, int error) {
+  if (sort_errno(error) == HoldReason::path) failed_writes_.insert(segment.number.value);
+}
+
+bool SegmentStore::is_retired(SegmentNumber number) const {
+  return std::any_of(retired_.begin(), retired_.end(),
+                     [number](const auto& owned) { return owned->number == number; });
 }
 
 Segment* SegmentStore::try_acquire(SegmentNumber segment) {

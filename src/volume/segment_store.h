@@ -24,6 +24,7 @@
 #include <optional>
 #include <string>
 #include <unordered_map>
+#include <unordered_set>
 #include <vector>
 
 #include "base/ids.h"
@@ -140,6 +141,8 @@ class SegmentStore final : public PageStorage {
   Task<Result<void>> refresh_spares();
   std::uint64_t spare_count() const { return spares_.size(); }
   SegmentNumber last_spare_number() const;
+  // A write that was answered with an error may still land: the segment never becomes a spare.
+  void note_failed_write(const Segment& segment, int error);
   std::uint64_t waits_for_spares() const { return waits_for_spares_; }
 
   // A handle at once, or null: then acquire(). Each needs a release().
@@ -177,6 +180,7 @@ class SegmentStore final : public PageStorage {
   void count_sealed(SegmentNumber number, const format::SegmentEntry& entry, bool add);
   void count_all_sealed();
   std::uint64_t segment_blocks() const;
+  bool is_retired(SegmentNumber number) const;
   void set_died(std::byte* entry, SegmentNumber segment);
   Task<Result<void>> load_table_pages(std::uint8_t level, std::uint64_t index);
   SegmentPurpose purpose_of(format::SegmentStream stream) const;
@@ -207,6 +211,7 @@ class SegmentStore final : public PageStorage {
   std::vector<SegmentNumber> dead_candidates_;
   std::function<bool()> frees_space_;
   std::optional<ThickLayout> thick_;
+  std::unordered_set<std::uint64_t> failed_writes_;  // segments with such a write
   std::vector<SpareId> spares_;  // as far as we know: the host makes and removes some too
   std::uint64_t waits_for_spares_ = 0;
   std::function<void()> scarce_ = [] {};
