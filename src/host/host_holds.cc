@@ -143,6 +143,26 @@ void Host::update_machines() {
   }
 }
 
+// QEMU 7.2 loses the memory of a vhost-user disk whose daemon goes away while its machine is
+// stopped: what we stopped runs when we go, and the next daemon pauses it again if need be. A
+// driver of virtio-blk has no timers, and others (over NBD) reconnect at any time.
+Task<void> Host::release_machines() {
+  std::vector<MachinePause*> released;
+  for (const auto& [name, attachment] : attachments_) {
+    const auto at = machines_.find(attachment->qmp_path);
+    if (attachment->protocol != "vhost" || at == machines_.end() || !at->second->is_ours())
+      continue;
+    at->second->update(false, false);
+    released.push_back(at->second.get());
+  }
+  const MonotonicTime deadline = executor_.now() + limits::kHeldStopTime;
+  while (executor_.now() < deadline &&
+         std::any_of(released.begin(), released.end(),
+                     [](const MachinePause* machine) { return machine->is_ours(); })) {
+    co_await sleep_for(executor_, 20ms);
+  }
+}
+
 bool Host::has_space_for(const Attachment& attachment) const {
   if (attachment.record.has_value() && attachment.record->thick) return true;
   const auto at = pools_.find(attachment.name.pool);
