@@ -126,6 +126,7 @@ Task<Result<void>> Host::start() {
 Task<void> Host::stop() {
   running_ = false;
   for (auto& [name, entry] : pools_) stop_tending(*entry, true);
+  co_await release_machines();
   for (auto& [name, attachment] : attachments_) {
     ++stops_under_way_;
     background_.spawn(stop_one(name));

@@ -181,6 +181,7 @@ class Host {
   Task<void> look_at_holds(std::size_t loop);
   void update_machines();
   Task<void> record_machines();
+  Task<void> release_machines();
   bool has_space_for(const Attachment& attachment) const;
   Task<void> forget_machine(std::unique_ptr<MachinePause> machine);
   bool is_only_held_left() const;

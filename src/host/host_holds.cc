@@ -116,7 +116,7 @@ void Host::update_machines() {
                                   ? known->second->is_inherited()
                                   : std::find(paused_before_.begin(), paused_before_.end(),
                                               attachment->qmp_path) != paused_before_.end();
-    if (flows && is_inherited) background_.spawn(refresh_space(name.pool));
+    if (flows && is_inherited) background_.spawn(refresh_space(name.pool, Count::never));
     if (flows && (!is_inherited || has_space_for(*attachment))) continue;
     machine.is_held = true;
     if (!attachment->held.has_value()) continue;
@@ -143,11 +143,31 @@ void Host::update_machines() {
   }
 }
 
+// QEMU 7.2 loses the memory of a vhost-user disk whose daemon goes away while its machine is
+// stopped: what we stopped runs when we go, and the next daemon pauses it again if need be. A
+// driver of virtio-blk has no timers, and others (over NBD) reconnect at any time.
+Task<void> Host::release_machines() {
+  std::vector<MachinePause*> released;
+  for (const auto& [name, attachment] : attachments_) {
+    const auto at = machines_.find(attachment->qmp_path);
+    if (attachment->protocol != "vhost" || at == machines_.end() || !at->second->is_ours())
+      continue;
+    at->second->update(false, false);
+    released.push_back(at->second.get());
+  }
+  const MonotonicTime deadline = executor_.now() + limits::kHeldStopTime;
+  while (executor_.now() < deadline &&
+         std::any_of(released.begin(), released.end(),
+                     [](const MachinePause* machine) { return machine->is_ours(); })) {
+    co_await sleep_for(executor_, 20ms);
+  }
+}
+
 bool Host::has_space_for(const Attachment& attachment) const {
   if (attachment.record.has_value() && attachment.record->thick) return true;
   const auto at = pools_.find(attachment.name.pool);
   if (at == pools_.end() || at->second->pool == nullptr) return false;
-  const std::optional<PoolReport::Space>& space = at->second->space;
+  const std::optional<PoolSpace>& space = at->second->space;
   return space.has_value() &&
          space->available_bytes > space->reserve_bytes + at->second->pool->info().segment_bytes;
 }

@@ -87,16 +87,7 @@ Task<void> VolumeImpl::clean() {
   Backoff backoff;
   pace_.begin(executor_.now());
   cleaner_works_ = true;
-  while (!has_ended_cleaning()) {
-    if (!wants_cleaning(options_.cleaner_stop_percent)) {
-      if (!guest_rests()) break;
-      if (!victims_.empty()) {  // no guest's checkpoint would come to free them
-        co_await settle_and_free(cleaning);
-        continue;
-      }
-      trimmed_blocks_ = 0;  // caught up
-      break;
-    }
+  while (!has_ended_cleaning() && wants_cleaning(options_.cleaner_stop_percent)) {
     const SegmentNumber victim = co_await next_victim();
     if (victim.value == 0) {
       fruitless_at_ = store_.next_number().value;
@@ -115,7 +106,9 @@ Task<void> VolumeImpl::clean() {
     }
     backoff = Backoff();
     // Space comes back with a checkpoint; without need the next one that is due will do.
-    if (space_is_short() || scarcity() > 0.5) co_await settle_and_free(cleaning);
+    const bool frees =
+        space_is_short() || scarcity() > 0.5 || (guest_rests() && has_much_unfreed());
+    if (frees) co_await settle_and_free(cleaning);
   }
   cleaning.is_last = true;
   co_await settle(cleaning);
@@ -123,7 +116,10 @@ Task<void> VolumeImpl::clean() {
   cleaner_works_ = cleaning_ = false;
   executor_.cancel(clean_timer_);
   release_pressed_writes();
-  if (trimmed_blocks_ != 0 && !closing_ && !idle_timer_.is_armed()) {
+  if (guest_rests() && !closing_) {
+    trimmed_blocks_ = 0;                       // caught up
+    if (!victims_.empty()) want_checkpoint();  // no guest's would come to free them
+  } else if (trimmed_blocks_ != 0 && !closing_ && !idle_timer_.is_armed()) {
     executor_.arm(idle_timer_, executor_.now() + options_.checkpoint_idle);
   }
   drained_.notify_all();
