@@ -234,10 +234,14 @@ TEST_F(VolumeCancelTest, OnlyRequestsThatAreOldEnoughFailWithAHoldThatLasts) {
   go_away();
   std::deque<Io> writes(100);
   write_until_held(writes, 1);
-  const std::size_t done_before = done_count(writes);
+  const auto count_expired = [&] {
+    return std::count_if(writes.begin(), writes.end(), [](const Io& io) {
+      return io.is_done && io.status == BlockStatus::hold_expired;
+    });
+  };
   volume_->fail_held(MonotonicTime{} + 1ns);
   turn();
-  EXPECT_EQ(done_count(writes), done_before);
+  EXPECT_EQ(count_expired(), 0);
   run_until([&, until = loop_->now() + 5ms] { return loop_->now() > until; });
   const MonotonicTime between = loop_->now();
   Io late;
@@ -245,9 +249,10 @@ TEST_F(VolumeCancelTest, OnlyRequestsThatAreOldEnoughFailWithAHoldThatLasts) {
   volume_->fail_held(between);
   turn();
   EXPECT_EQ(done_count(writes), writes.size());
-  std::size_t expired = 0;
-  for (const Io& io : writes) expired += io.status == BlockStatus::hold_expired ? 1 : 0;
-  EXPECT_EQ(expired, writes.size() - done_before);
+  EXPECT_GT(count_expired(), 0);
+  for (const Io& io : writes) {  // those at the log's end had room
+    EXPECT_TRUE(io.status == BlockStatus::ok || io.status == BlockStatus::hold_expired);
+  }
   EXPECT_FALSE(late.is_done);
   come_back();
   EXPECT_EQ(wait_for(late), BlockStatus::ok);
