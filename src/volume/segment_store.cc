@@ -307,7 +307,9 @@ Task<Result<std::unique_ptr<File>>> SegmentStore::create_file(SegmentId segment,
     }
     const SpareId spare = spares_.back();
     spares_.pop_back();
+    taken_.push_back(spare);
     Result<std::unique_ptr<File>> file = co_await pool_.create_segment_from(spare, segment);
+    std::erase(taken_, spare);
     // Gone: the host removed it as a surplus, or a rename of ours had been done after all.
     if (file.ok() || file.error().code() != ErrorCode::not_found) co_return file;
   }
@@ -343,6 +345,10 @@ void SegmentStore::set_thick(std::optional<ThickLayout> layout) {
 
 Task<Result<void>> SegmentStore::refresh_spares() {
   CO_TRY_ASSIGN(std::vector<SpareId> listed, co_await pool_.list_spares(volume_));
+  // Counted twice, they would let the log take what is kept for metadata.
+  std::erase_if(listed, [this](const SpareId& spare) {
+    return std::find(taken_.begin(), taken_.end(), spare) != taken_.end();
+  });
   if (is_thick()) spares_ = std::move(listed);
   co_return Result<void>{};
 }
@@ -399,7 +405,10 @@ Task<Result<void>> SegmentStore::remove_listed(SegmentId segment) {
   if (is_thick() && !failed_writes_.contains(segment.number.value)) {
     Result<SpareId> spare = co_await pool_.recycle_segment(segment);
     if (spare.ok()) {
-      if (is_thick()) spares_.push_back(spare.value());
+      // A listing that came between the rename and its answer has it already.
+      const bool is_known =
+          std::find(spares_.begin(), spares_.end(), spare.value()) != spares_.end();
+      if (is_thick() && !is_known) spares_.push_back(spare.value());
       co_return Result<void>{};
     }
     if (spare.error().code() == ErrorCode::not_found) co_return Result<void>{};

@@ -213,6 +213,7 @@ class SegmentStore final : public PageStorage {
   std::optional<ThickLayout> thick_;
   std::unordered_set<std::uint64_t> failed_writes_;  // segments with such a write
   std::vector<SpareId> spares_;  // as far as we know: the host makes and removes some too
+  std::vector<SpareId> taken_;   // on their way to become segments, and not to be taken again
   std::uint64_t waits_for_spares_ = 0;
   std::function<void()> scarce_ = [] {};
 };

@@ -149,7 +149,12 @@ class ThickTest : public testing::Test {
     };
     volume_->submit(request);
     wait_for([&] {
-      was_held_ |= volume_->statistics().hold.reason != HoldReason::none;
+      const HoldState hold = volume_->statistics().hold;
+      if (hold.reason != HoldReason::none && !was_held_) {
+        ADD_FAILURE() << "held: " << hold.detail << "; spares "
+                      << volume_->statistics().spare_count;
+      }
+      was_held_ |= hold.reason != HoldReason::none;
       return status.has_value();
     });
     return *status;
@@ -198,10 +203,9 @@ TEST_F(ThickTest, InAFullPoolItOverwritesAllOfItselfOnAndOnAndIsNeverHeld) {
   overwrite_at_random(8 * kBlocks);
   EXPECT_FALSE(was_held_);
   EXPECT_GT(volume_->statistics().cleaned_segments, 0u) << "too little was written";
-  EXPECT_EQ(files().guaranteed(), total()) << "segments are recycled, none is added or lost";
   verify();
-  close();
-  EXPECT_EQ(files().guaranteed(), total());
+  close();  // files that are being renamed may be counted twice or not at all
+  EXPECT_EQ(files().guaranteed(), total()) << "segments are recycled, none is added or lost";
 }
 
 TEST_F(ThickTest, ItIsOpenedAndClosedInAFullPoolAgainAndAgain) {
@@ -248,10 +252,11 @@ TEST_F(ThickTest, ItBecomesThinAndThickWhileItIsWritten) {
   open();
   write_everything();
   volume_->set_thick(false);
-  const std::uint64_t before = files().guaranteed();
+  ASSERT_TRUE(run(volume_->checkpoint()).ok());
+  const std::uint64_t spares = files().spares;
   overwrite_at_random(4 * kBlocks);
   ASSERT_TRUE(run(volume_->checkpoint()).ok());
-  EXPECT_NE(files().guaranteed(), before) << "what it frees now is removed, what it takes is new";
+  EXPECT_EQ(files().spares, spares) << "what it frees now is removed, what it takes is new";
   volume_->set_thick(true);
   preallocate_all();
   pool_->full = true;
@@ -270,9 +275,9 @@ TEST_F(ThickTest, AShortSegmentOfAThinTimeIsLetGoWhereThereIsNoSpaceForAllOfIt) 
   open();
   preallocate_all();
   overwrite_at_random(6 * kBlocks);
-  ASSERT_TRUE(run(volume_->checkpoint()).ok());
-  EXPECT_GE(files().guaranteed(), total());
   verify();
+  close();
+  EXPECT_GE(files().guaranteed(), total());
 }
 
 }  // namespace
