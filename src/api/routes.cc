@@ -244,7 +244,7 @@ struct Route {
   Result<Json> (*handler)(const Call& call);
 };
 
-constexpr std::array<Route, 21> kRoutes = {{
+constexpr std::array<Route, 22> kRoutes = {{
     {{"GET", "/v1/status", "The daemon, its pools and what it serves", 200}, get_status},
     {{"GET", "/v1/pools", "The open pools", 200}, get_pools},
     {{"POST", "/v1/pools", "Open a pool, or create one", 200}, post_pools},
