@@ -98,6 +98,8 @@ void HoldTracker::show() {
                                             : HoldReason::none;
   if (state_.reason == HoldReason::none && reason != HoldReason::none) {
     state_.since = stall_.active ? stall_.since : executor_.now();
+  } else if (stall_.active) {
+    state_.since = std::min(state_.since, stall_.since);
   }
   state_.reason = reason;
   state_.waiting = retrying_ + stall_.waiting;

@@ -213,6 +213,22 @@ TEST_F(HoldTest, AStallThatOutlastsAnErrorGoesOnAsTheSameHold) {
   EXPECT_EQ(state().reason, HoldReason::none);
 }
 
+TEST_F(HoldTest, AStallThatBeganBeforeAnErrorIsAsOldAsItsOldestRequest) {
+  executor_.advance(10s);
+  const MonotonicTime began = executor_.now();
+  FileRequest& silent = submit(FileOperation::sync_data);
+  executor_.advance(limits::kStallTime - 500ms);
+  {
+    HoldTracker::Operation failing(*tracker_);
+    (void)failing.failed(HoldReason::path, "EIO");
+    EXPECT_EQ(state().since, executor_.now());
+    executor_.advance(limits::kStallCheckInterval);
+  }
+  EXPECT_EQ(state().reason, HoldReason::stall);
+  EXPECT_EQ(state().since, began);
+  file_.answer(silent);
+}
+
 TEST_F(HoldTest, WhatIsInFlightWhenTheVolumeDiesIsLeftAlone) {
   FileRequest& request = submit(FileOperation::write);
   HoldTracker::Call call(*tracker_, "removal of segment 3");

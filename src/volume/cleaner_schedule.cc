@@ -12,6 +12,7 @@
 //     is far beyond the start: so the space that a volume takes is bounded.
 #include <algorithm>
 #include <cmath>
+#include <optional>
 
 #include "base/log.h"
 #include "volume/cleaning.h"
@@ -236,7 +237,9 @@ Task<SegmentNumber> VolumeImpl::next_victim() {
 
 // From twice its reserve downwards a pool makes its volumes' cleaners hurry.
 Task<void> VolumeImpl::look_at_pool() {
+  std::optional<HoldTracker::Call> call(std::in_place, hold_, "question for the pool's space");
   const Result<PoolSpace> space = co_await pool_.space();
+  call.reset();
   if (!space.ok() || space->reserve_bytes == 0) co_return;
   const auto reserve = static_cast<double>(space->reserve_bytes);
   pool_tightness_ =

@@ -362,7 +362,10 @@ void VolumeImpl::seal_left_open() {
 
 // Space only; the volume serves already.
 Task<void> VolumeImpl::tidy_after_recovery() {
-  co_await pool_.remove_leftovers(id_);
+  {
+    const HoldTracker::Call call(hold_, "removal of leftovers");
+    co_await pool_.remove_leftovers(id_);
+  }
   for (const SegmentId& orphan : orphans_) {
     const Result<void> removed = co_await store_.remove_listed(orphan);
     if (!removed.ok()) log_warning("volume " + info_.name + ": " + removed.error().message());

@@ -344,6 +344,7 @@ void SegmentStore::set_thick(std::optional<ThickLayout> layout) {
 }
 
 Task<Result<void>> SegmentStore::refresh_spares() {
+  const HoldTracker::Call call(hold_, "listing of the spares");
   CO_TRY_ASSIGN(std::vector<SpareId> listed, co_await pool_.list_spares(volume_));
   // Counted twice, they would let the log take what is kept for metadata.
   std::erase_if(listed, [this](const SpareId& spare) {

@@ -14,6 +14,7 @@
 // Its own segments go on where the snapshot's numbers end, so a number alone says whose it is
 // (format::owner_of), and reads cost the same at any depth.
 #include <algorithm>
+#include <optional>
 
 #include "base/assert.h"
 #include "base/log.h"
@@ -134,6 +135,7 @@ Task<void> VolumeImpl::publish_snapshot(const format::Root& root, SnapshotTaking
   if (!taking->is_stored) co_return;
   std::vector<std::byte> bytes = format::encode_snapshot(snapshot);
   const SnapshotId id{id_, snapshot.number};
+  const HoldTracker::Call call(hold_, "publishing of a snapshot");
   taking->result = co_await pool_.publish_snapshot(id, std::move(bytes));
   if (taking->result.ok()) {
     snapshots_.push_back(snapshot);
@@ -148,6 +150,7 @@ Task<void> VolumeImpl::remove_doubtful_snapshots() {
   while (!doubtful_snapshots_.empty()) {
     const SnapshotNumber number = doubtful_snapshots_.back();
     const SnapshotId id{id_, number};
+    const HoldTracker::Call call(hold_, "removal of a snapshot");
     const Result<void> removed = co_await pool_.remove_snapshot(id);
     if (!removed.ok()) co_return;  // again after the next checkpoint
     doubtful_snapshots_.pop_back();
@@ -176,7 +179,10 @@ Result<const Snapshot*> VolumeImpl::intact_snapshot(const std::string& name) con
 Task<Result<void>> VolumeImpl::remove_snapshot(std::string name) {
   CO_TRY_ASSIGN(const Snapshot* const found, find_by_name(snapshots_, name));
   const SnapshotId id{id_, found->number};
-  CO_TRY(co_await pool_.remove_snapshot(id));
+  {
+    const HoldTracker::Call call(hold_, "removal of a snapshot");
+    CO_TRY(co_await pool_.remove_snapshot(id));
+  }
   std::erase_if(snapshots_, [&](const Snapshot& each) { return each.number == id.number; });
   forget_kept(id.number);
   if (!closing_) want_checkpoint();  // which frees it
@@ -185,7 +191,9 @@ Task<Result<void>> VolumeImpl::remove_snapshot(std::string name) {
 
 Task<Result<void>> VolumeImpl::load_snapshots() {
   newest_snapshot_ = root_.newest_snapshot;
+  std::optional<HoldTracker::Call> call(std::in_place, hold_, "reading of the snapshots");
   CO_TRY_ASSIGN(snapshots_, co_await read_snapshots(pool_, id_));
+  call.reset();
   for (const Snapshot& snapshot : snapshots_) {
     const SegmentNumber all{~std::uint64_t{0}};
     store_.keep_for(snapshot.number, is_damaged(snapshot) ? all : snapshot.root.next_segment);
