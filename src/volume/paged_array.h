@@ -16,6 +16,7 @@
 #include <coroutine>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <unordered_map>
@@ -116,6 +117,10 @@ class PagedArray {
   // Step 3: the bytes to write, sealed for their place. They stay until end_flush().
   std::span<std::byte> sealed_image(Page& page);
   void end_flush(Page& page);
+
+  void for_each_resident(const std::function<void(const Page&)>& visit) const {
+    for (const auto& [unused, page] : pages_) visit(*page);
+  }
 
   format::ArrayKind kind() const { return kind_; }
   std::uint64_t dirty_count() const { return dirty_count_; }

@@ -194,9 +194,9 @@ void SegmentStore::find_dead() {
 
 void SegmentStore::for_each_table_page(
     const std::function<void(format::BlockLocation)>& visit) const {
-  for (const Page* page : pinned_) {
-    if (page->location.is_stored()) visit(page->location);
-  }
+  table_.for_each_resident([&](const Page& page) {
+    if (page.location.is_stored()) visit(page.location);
+  });
 }
 
 // What a snapshot keeps is not counted: to clean it would free nothing.
