@@ -45,20 +45,20 @@ class SparseFile final : public File {
   SparseFile(Executor& executor, const bool& dropping, std::unique_ptr<File> below)
       : executor_(executor), dropping_(dropping), below_(std::move(below)) {}
 
-  void submit(FileRequest& request) override {
+ private:
+  void start(FileRequest& request) override {
     const bool is_record =
         request.operation == FileOperation::write &&
         load_little<std::uint32_t>(static_cast<const std::byte*>(request.vectors[0].iov_base)) ==
             format::kRecordMagic;
     if (dropping_ && (is_record || request.operation == FileOperation::sync_data)) {
       request.error = 0;
-      executor_.post([&request] { request.on_complete(request); });
+      executor_.post([&request] { request.complete(); });
     } else {
       below_->submit(request);
     }
   }
 
- private:
   Executor& executor_;
   const bool& dropping_;
   std::unique_ptr<File> below_;
@@ -103,6 +103,9 @@ class SparseFileSystem final : public FileSystem {
   }
   Task<Result<std::uint64_t>> allocated_bytes(std::string path) override {
     return below_.allocated_bytes(std::move(path));
+  }
+  Task<Result<void>> allocate(std::string path, std::uint64_t size_bytes) override {
+    return below_.allocate(std::move(path), size_bytes);
   }
   Task<Result<FileSystemSpace>> space(std::string path) override {
     return below_.space(std::move(path));

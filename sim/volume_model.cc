@@ -70,6 +70,7 @@ std::uint32_t VolumeModel::begin_write(WriteKind kind, const BlockRequest& reque
   const auto number = static_cast<std::uint32_t>(writes_.size());
   Write write;
   write.kind = kind;
+  write.device_bytes = size_bytes_;
   write.offset_bytes = request.offset_bytes;
   write.length_bytes = request.length_bytes;
   write.low = low;
@@ -200,7 +201,7 @@ bool VolumeModel::covers(const Write& write, std::uint64_t begin, std::uint64_t 
 bool VolumeModel::is_weak(const Write& write, std::uint64_t begin, std::uint64_t end) const {
   return write.kind == WriteKind::discard &&
          !covers(write, round_down(begin, kBlockBytes),
-                 std::min(round_up(end, kBlockBytes), size_bytes_));
+                 std::min(round_up(end, kBlockBytes), write.device_bytes));
 }
 
 bool VolumeModel::matches_base(std::uint64_t offset_bytes, std::span<const std::byte> bytes) const {
@@ -311,6 +312,9 @@ void VolumeModel::resize(std::uint64_t size_bytes) {
   bases_.resize(sectors_.size());
   was_mixed_.resize(sectors_.size(), false);
   size_bytes_ = size_bytes;
+  for (const std::uint32_t number : in_flight_) {
+    writes_[number].device_bytes = std::max(writes_[number].device_bytes, size_bytes);
+  }
 }
 
 void VolumeModel::replaced(std::span<const std::byte> content) {

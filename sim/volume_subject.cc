@@ -151,8 +151,7 @@ class VolumeSubject final : public Subject {
     const auto text = [](Duration time) { return std::to_string(time / 1ms) + " ms"; };
     // What preallocates is the host's; a view of a snapshot, or a clone, is a volume of its own.
     const bool is_alone = !plan_.thick && plan_.snapshot_weight == 0;
-    if (is_alone && wait.has_value() &&
-        *wait > limits::kStallTime + limits::kStallCheckInterval &&
+    if (is_alone && wait.has_value() && *wait > limits::kStallTime + limits::kStallCheckInterval &&
         hold.reason == HoldReason::none) {
       return "the storage has not answered for " + text(*wait) + ", and no hold is shown";
     }

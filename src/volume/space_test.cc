@@ -11,6 +11,7 @@
 #include "io/run_task.h"
 #include "io/temporary_directory.h"
 #include "pool/open_pool.h"
+#include "pool/testing_forwarding_pool.h"
 #include "volume/volume.h"
 
 namespace holdfast {
@@ -22,29 +23,15 @@ constexpr std::uint64_t kRunBytes = kRunBlocks * kBlockBytes;
 constexpr std::uint64_t kRuns = kVolumeBytes / kRunBytes;
 
 // A pool with room for so many segments of guests, and a reserve.
-class SmallPool final : public Pool {
+class SmallPool final : public ForwardingPool {
  public:
-  explicit SmallPool(Pool& pool) : pool_(pool) {}
+  using ForwardingPool::ForwardingPool;
 
   std::size_t room = 1'000'000;  // for guests
   std::size_t reserve = 0;       // more for discards; metadata has no bound
   bool refuse_all = false;       // metadata too
   std::set<SegmentId> segments;
 
-  const PoolInfo& info() const override { return pool_.info(); }
-  Task<Result<PoolSpace>> space() override { return pool_.space(); }
-  Task<Result<std::vector<VolumeRecord>>> list_volumes() override { return pool_.list_volumes(); }
-  Task<Result<void>> create_volume(VolumeRecord record, RootId root,
-                                   std::vector<std::byte> bytes) override {
-    return pool_.create_volume(std::move(record), root, std::move(bytes));
-  }
-  Task<Result<void>> update_volume(VolumeRecord record) override {
-    return pool_.update_volume(std::move(record));
-  }
-  Task<Result<void>> remove_volume(VolumeId volume) override { return pool_.remove_volume(volume); }
-  Task<Result<std::uint64_t>> volume_allocated_bytes(VolumeId volume) override {
-    return pool_.volume_allocated_bytes(volume);
-  }
   Task<Result<std::unique_ptr<File>>> create_segment(SegmentId segment,
                                                      SegmentPurpose purpose) override {
     const std::size_t most = purpose == SegmentPurpose::guest_data      ? room
@@ -52,36 +39,14 @@ class SmallPool final : public Pool {
                                                                         : 1'000'000;
     if (refuse_all || segments.size() >= most)
       co_return Error(ErrorCode::no_space, "the test's pool is full");
-    auto made = co_await pool_.create_segment(segment, SegmentPurpose::metadata);
+    auto made = co_await below_.create_segment(segment, SegmentPurpose::metadata);
     if (made.ok()) segments.insert(segment);
     co_return made;
   }
-  Task<Result<std::unique_ptr<File>>> open_segment(SegmentId segment, bool writable) override {
-    return pool_.open_segment(segment, writable);
-  }
   Task<Result<void>> remove_segment(SegmentId segment) override {
     segments.erase(segment);
-    return pool_.remove_segment(segment);
+    return below_.remove_segment(segment);
   }
-  Task<Result<void>> trim_segment(SegmentId segment, std::uint64_t used) override {
-    return pool_.trim_segment(segment, used);
-  }
-  Task<Result<std::vector<SegmentId>>> list_segments(VolumeId volume) override {
-    return pool_.list_segments(volume);
-  }
-  Task<Result<void>> publish_root(RootId root, std::vector<std::byte> bytes) override {
-    return pool_.publish_root(root, std::move(bytes));
-  }
-  Task<Result<std::vector<RootId>>> list_roots(VolumeId volume) override {
-    return pool_.list_roots(volume);
-  }
-  Task<Result<std::vector<std::byte>>> read_root(RootId root) override {
-    return pool_.read_root(root);
-  }
-  Task<Result<void>> remove_root(RootId root) override { return pool_.remove_root(root); }
-
- private:
-  Pool& pool_;
 };
 
 class SpaceTest : public testing::Test {

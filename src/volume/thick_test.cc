@@ -10,6 +10,7 @@
 #include "io/temporary_directory.h"
 #include "pool/open_pool.h"
 #include "pool/preallocation.h"
+#include "pool/testing_forwarding_pool.h"
 #include "volume/volume.h"
 
 namespace holdfast {
@@ -19,76 +20,24 @@ constexpr std::uint64_t kVolumeBytes = 8 * kMiB;
 constexpr std::uint64_t kBlocks = kVolumeBytes / kBlockBytes;
 
 // Gives out no space while it is full, not even the reserve, and counts who asked.
-class FullPool final : public Pool {
+class FullPool final : public ForwardingPool {
  public:
-  explicit FullPool(std::unique_ptr<Pool> below) : below_(std::move(below)) {}
+  explicit FullPool(std::unique_ptr<Pool> below)
+      : ForwardingPool(*below), owned_(std::move(below)) {}
   bool full = false;
   std::uint64_t refusals = 0;
 
-  const PoolInfo& info() const override { return below_->info(); }
-  Task<Result<PoolSpace>> space() override { return below_->space(); }
-  Task<Result<std::vector<VolumeRecord>>> list_volumes() override { return below_->list_volumes(); }
-  Task<Result<void>> create_volume(VolumeRecord record, RootId root,
-                                   std::vector<std::byte> bytes) override {
-    return below_->create_volume(std::move(record), root, std::move(bytes));
-  }
-  Task<Result<void>> update_volume(VolumeRecord record) override {
-    return below_->update_volume(std::move(record));
-  }
-  Task<Result<void>> remove_volume(VolumeId volume) override {
-    return below_->remove_volume(volume);
-  }
-  Task<Result<std::uint64_t>> volume_allocated_bytes(VolumeId volume) override {
-    return below_->volume_allocated_bytes(volume);
-  }
   Task<Result<std::unique_ptr<File>>> create_segment(SegmentId segment,
                                                      SegmentPurpose purpose) override {
     if (full) {
       ++refusals;
       co_return Error(ErrorCode::no_space, "full, for the test");
     }
-    co_return co_await below_->create_segment(segment, purpose);
+    co_return co_await below_.create_segment(segment, purpose);
   }
-  Task<Result<std::unique_ptr<File>>> open_segment(SegmentId segment, bool writable) override {
-    return below_->open_segment(segment, writable);
-  }
-  Task<Result<void>> remove_segment(SegmentId segment) override {
-    return below_->remove_segment(segment);
-  }
-  Task<Result<void>> trim_segment(SegmentId segment, std::uint64_t used_bytes) override {
-    return below_->trim_segment(segment, used_bytes);
-  }
-  Task<Result<std::vector<SegmentId>>> list_segments(VolumeId volume) override {
-    return below_->list_segments(volume);
-  }
-  Task<Result<void>> create_spare(VolumeId volume) override { return below_->create_spare(volume); }
-  Task<Result<void>> remove_spare(SpareId spare) override { return below_->remove_spare(spare); }
-  Task<Result<std::vector<SpareId>>> list_spares(VolumeId volume) override {
-    return below_->list_spares(volume);
-  }
-  Task<Result<std::unique_ptr<File>>> create_segment_from(SpareId spare,
-                                                          SegmentId segment) override {
-    return below_->create_segment_from(spare, segment);
-  }
-  Task<Result<SpareId>> recycle_segment(SegmentId segment) override {
-    return below_->recycle_segment(segment);
-  }
-  Task<Result<SegmentFiles>> count_segment_files(VolumeId volume) override {
-    return below_->count_segment_files(volume);
-  }
-  Task<Result<void>> publish_root(RootId root, std::vector<std::byte> bytes) override {
-    return below_->publish_root(root, std::move(bytes));
-  }
-  Task<Result<std::vector<RootId>>> list_roots(VolumeId volume) override {
-    return below_->list_roots(volume);
-  }
-  Task<Result<std::vector<std::byte>>> read_root(RootId root) override {
-    return below_->read_root(root);
-  }
-  Task<Result<void>> remove_root(RootId root) override { return below_->remove_root(root); }
 
  private:
-  std::unique_ptr<Pool> below_;
+  std::unique_ptr<Pool> owned_;
 };
 
 class ThickTest : public testing::Test {
