@@ -60,7 +60,7 @@ void pick_thick(RunPlan& plan) {
   plan.faults.delay_min = kept.delay_min;
   plan.faults.delay_max = kept.delay_max;
   plan.faults.lands_early_chance = kept.lands_early_chance;
-  plan.outage_chance = plan.thin_full_chance = 0;
+  plan.outage_chance = plan.thin_full_chance = plan.silence_chance = 0;
   plan.rot = false;
   plan.resize_weight = 0;
   plan.is_preallocated = true;

@@ -200,6 +200,7 @@ Task<void> VolumeImpl::checkpoint_once(SnapshotTaking* taking) {
     for (const PageWrite& write : flush.pages) write.array->end_flush(*write.page);
     for (Segment* segment : flush.filled) store_.release(*segment);
     if (!written) {
+      if (taking != nullptr) store_.forget_snapshot(flush.root.newest_snapshot);
       abandon(flush);
       continue;
     }
@@ -330,6 +331,7 @@ void VolumeImpl::freeze(Flush& flush, SnapshotTaking* taking) {
     // What dies from here on may be live in the snapshot.
     ++newest_snapshot_.value;
     store_.set_newest_snapshot(newest_snapshot_);
+    store_.keep_for(newest_snapshot_, store_.next_number());
     root.incompatible_features |= format::kFeatureSnapshots;
   }
   root.newest_snapshot = newest_snapshot_;

@@ -302,6 +302,8 @@ Task<void> VolumeImpl::move_references(Cleaning& cleaning) {
     if (++moves % limits::kCleanerMovesPerTurnMax == 0) co_await sleep_for(executor_, 0ns);
     const PagedArray::Lookup found = co_await map_.get(0, leaf_of(move.block), false);
     if (found.outcome != PageOutcome::ready) continue;
+    // A snapshot was taken meanwhile. To move it would free nothing, and make it look rewritten.
+    if (store_.is_pinned(move.from.segment())) continue;
     if (move_reference(*found.page, move.block, move.from, move.to)) ++statistics_.moved_blocks;
   }
   cleaning.written.clear();

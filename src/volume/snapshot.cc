@@ -131,7 +131,6 @@ Task<void> VolumeImpl::publish_snapshot(const format::Root& root, SnapshotTaking
   Snapshot& snapshot = taking->snapshot;
   snapshot.number = root.newest_snapshot;
   snapshot.root = root;
-  store_.keep_for(snapshot.number, root.next_segment);
   if (!taking->is_stored) co_return;
   std::vector<std::byte> bytes = format::encode_snapshot(snapshot);
   const SnapshotId id{id_, snapshot.number};

@@ -187,7 +187,7 @@ TEST_F(ThickTest, UntilItIsPreallocatedItTakesFromThePoolAsOthersDo) {
   open();
   write_everything();
   EXPECT_FALSE(was_held_);
-  EXPECT_EQ(volume_->statistics().spare_count, 0u);
+  EXPECT_LT(volume_->statistics().spare_count, total()) << "only what was freed";
   preallocate_all();
   pool_->full = true;
   pool_->refusals = 0;
