@@ -288,5 +288,51 @@ TEST_F(SegmentStoreTest, WhatIsSealedIsCountedAsItChanges) {
   }
 }
 
+TEST_F(SegmentStoreTest, WhatASnapshotKeepsIsNeitherGarbageNorDead) {
+  for (std::uint64_t number = 1; number <= 4; ++number) {
+    Segment& segment = create();
+    store_->add_live(segment.number, 10);
+    store_->seal(segment.number, 20);
+    store_->release(segment);
+  }
+  EXPECT_EQ(store_->sealed_blocks(), 80u);
+  store_->add_live(SegmentNumber{1}, -10);  // before any snapshot
+  store_->set_newest_snapshot(SnapshotNumber{1});
+  store_->keep_for(SnapshotNumber{1}, SegmentNumber{4});
+  EXPECT_EQ(store_->sealed_blocks(), 20u) << "4 alone is younger";
+  store_->add_live(SegmentNumber{2}, -10);
+  store_->set_newest_snapshot(SnapshotNumber{2});
+  store_->add_live(SegmentNumber{3}, -10);  // after a second one, which failed
+  store_->add_live(SegmentNumber{4}, -10);
+  const auto is_kept = [&](std::uint64_t number) {
+    return store_->is_kept(SegmentNumber{number}, store_->entry(SegmentNumber{number}));
+  };
+  EXPECT_FALSE(is_kept(1)) << "it was dead before";
+  EXPECT_TRUE(is_kept(2));
+  EXPECT_TRUE(is_kept(3));
+  EXPECT_FALSE(is_kept(4)) << "it was not there";
+  EXPECT_EQ(store_->dead_segments(), 1u);
+  store_->dead_candidates().clear();
+  store_->forget_snapshot(SnapshotNumber{1});
+  store_->find_dead();
+  EXPECT_EQ(store_->dead_candidates().size(), 4u);
+  EXPECT_EQ(store_->dead_segments(), 4u);
+}
+
+TEST_F(SegmentStoreTest, ASegmentAWriteOfWhichFailedNeverBecomesASpare) {
+  store_->set_thick(ThickLayout{.segments = 100, .metadata_spares = 0});
+  for (const int error : {0, ENOSPC, EIO}) {
+    Segment& segment = create();
+    const SegmentNumber number = segment.number;
+    store_->note_failed_write(segment, error);
+    store_->seal(number, 0);
+    store_->release(segment);
+    const std::uint64_t spares = store_->spare_count();
+    ASSERT_TRUE(run(store_->remove(number)).ok());
+    EXPECT_EQ(store_->spare_count(), spares + (error == EIO ? 0 : 1)) << error;
+    EXPECT_TRUE(files().empty());
+  }
+}
+
 }  // namespace
 }  // namespace holdfast
