@@ -367,9 +367,12 @@ std::string volume_details(const Json& volume) {
   if (member(volume, "hold").is_object()) add_hold(details, member(volume, "hold"));
   const Json& settings = member(volume, "settings");
   if (settings.is_object()) {
-    details.add("when held", "its machine is paused after " +
-                                 text_of(settings, "hold.pause_after") + ", requests fail after " +
-                                 text_of(settings, "hold.fail_after"));
+    const auto when = [&settings](const char* what, const char* key) {
+      const std::string after = text_of(settings, key);
+      return what + (after == "never" ? std::string(" never") : " after " + after);
+    };
+    details.add("when held", when("the machine is paused", "hold.pause_after") + ", " +
+                                 when("requests fail", "hold.fail_after"));
   }
   const Json& attachment = member(volume, "attachment");
   if (attachment.is_object()) {
