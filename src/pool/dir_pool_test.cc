@@ -13,6 +13,7 @@
 #include "pool/open_pool.h"
 #include "pool/pool_contract.h"
 #include "pool/space.h"
+#include "pool/testing_forwarding_pool.h"
 
 namespace holdfast {
 namespace {
@@ -128,12 +129,11 @@ std::unique_ptr<PoolHarness> make_harness() {
 
 // A pool as the host and a service loop use it together: names through the first, what volumes
 // store through a view with a file system of its own.
-class ViewedPool final : public Pool {
+class ViewedPool final : public ForwardingPool {
  public:
-  ViewedPool(Pool& first, std::unique_ptr<Pool> view) : first_(first), view_(std::move(view)) {}
+  ViewedPool(Pool& first, std::unique_ptr<Pool> view)
+      : ForwardingPool(*view), first_(first), view_(std::move(view)) {}
 
-  const PoolInfo& info() const override { return view_->info(); }
-  Task<Result<PoolSpace>> space() override { return view_->space(); }
   Task<Result<std::vector<VolumeRecord>>> list_volumes() override { return first_.list_volumes(); }
   Task<Result<void>> create_volume(VolumeRecord record, RootId root,
                                    std::vector<std::byte> root_bytes) override {
@@ -148,53 +148,10 @@ class ViewedPool final : public Pool {
   Task<Result<std::uint64_t>> volume_allocated_bytes(VolumeId volume) override {
     return first_.volume_allocated_bytes(volume);
   }
-  Task<Result<std::unique_ptr<File>>> create_segment(SegmentId segment,
-                                                     SegmentPurpose purpose) override {
-    return view_->create_segment(segment, purpose);
-  }
-  Task<Result<std::unique_ptr<File>>> open_segment(SegmentId segment, bool writable) override {
-    return view_->open_segment(segment, writable);
-  }
-  Task<Result<void>> remove_segment(SegmentId segment) override {
-    return view_->remove_segment(segment);
-  }
-  Task<Result<void>> trim_segment(SegmentId segment, std::uint64_t used_bytes) override {
-    return view_->trim_segment(segment, used_bytes);
-  }
-  Task<Result<std::vector<SegmentId>>> list_segments(VolumeId volume) override {
-    return view_->list_segments(volume);
-  }
   Task<Result<void>> create_spare(VolumeId volume) override { return first_.create_spare(volume); }
   Task<Result<void>> remove_spare(SpareId spare) override { return first_.remove_spare(spare); }
-  Task<Result<std::vector<SpareId>>> list_spares(VolumeId volume) override {
-    return view_->list_spares(volume);
-  }
-  Task<Result<std::unique_ptr<File>>> create_segment_from(SpareId spare,
-                                                          SegmentId segment) override {
-    return view_->create_segment_from(spare, segment);
-  }
-  Task<Result<SpareId>> recycle_segment(SegmentId segment) override {
-    return view_->recycle_segment(segment);
-  }
   Task<Result<SegmentFiles>> count_segment_files(VolumeId volume) override {
     return first_.count_segment_files(volume);
-  }
-  Task<Result<void>> publish_root(RootId root, std::vector<std::byte> bytes) override {
-    return view_->publish_root(root, std::move(bytes));
-  }
-  Task<Result<std::vector<RootId>>> list_roots(VolumeId volume) override {
-    return view_->list_roots(volume);
-  }
-  Task<Result<std::vector<std::byte>>> read_root(RootId root) override {
-    return view_->read_root(root);
-  }
-  Task<Result<void>> remove_root(RootId root) override { return view_->remove_root(root); }
-  Task<void> remove_leftovers(VolumeId volume) override { return view_->remove_leftovers(volume); }
-  Task<Result<void>> publish_snapshot(SnapshotId snapshot, std::vector<std::byte> bytes) override {
-    return view_->publish_snapshot(snapshot, std::move(bytes));
-  }
-  Task<Result<void>> remove_snapshot(SnapshotId snapshot) override {
-    return view_->remove_snapshot(snapshot);
   }
   Task<Result<std::vector<SnapshotId>>> list_snapshots(VolumeId volume) override {
     return first_.list_snapshots(volume);

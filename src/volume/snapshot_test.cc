@@ -9,10 +9,7 @@
 #include <map>
 #include <random>
 
-#include "io/disk.h"
-#include "io/run_task.h"
-#include "io/temporary_directory.h"
-#include "pool/open_pool.h"
+#include "volume/testing_volume.h"
 #include "volume/volume.h"
 
 namespace holdfast {
@@ -25,39 +22,13 @@ constexpr std::uint64_t kBlocks = kVolumeBytes / kBlockBytes;
 
 using Content = std::map<std::uint64_t, std::uint8_t>;  // blocks that are not zeros
 
-class SnapshotTest : public testing::Test {
+class SnapshotTest : public VolumeFixture {
  protected:
-  SnapshotTest() : loop_(Loop::create().value()), disk_(std::make_unique<Disk>(*loop_)) {
-    PoolCreateOptions options;
-    options.segment_bytes = limits::kSegmentBytesMin;
-    pool_ = run(create_pool(PoolContext{*loop_, *disk_, "a test"},
-                            "dir:" + directory_.path() + "/pool", options))
-                .value();
-    VolumeCreateOptions volume;
-    volume.id = id_of(1);
-    volume.name = "disk";
-    volume.size_bytes = kVolumeBytes;
-    EXPECT_TRUE(run(Volume::create(*loop_, *pool_, volume)).ok());
+  SnapshotTest() {
+    create_volume(1, kVolumeBytes);
     volume_ = open(1);
   }
-  ~SnapshotTest() override {
-    volume_.reset();
-    pool_.reset();
-  }
 
-  static VolumeId id_of(unsigned number) {
-    VolumeId id;
-    id.bytes[0] = static_cast<std::byte>(number);
-    id.bytes[1] = static_cast<std::byte>(number >> 8);
-    return id;
-  }
-  template <typename T>
-  T run(Task<T> task) {
-    return run_task<T>([this](const auto& done) { wait_for(done); }, std::move(task));
-  }
-  void wait_for(const std::function<bool()>& done) {
-    ASSERT_TRUE(loop_->run_until(done, 60s)) << "it did not come within a minute";
-  }
   std::unique_ptr<Volume> open(unsigned number) {
     auto opened = run(Volume::open(*loop_, *pool_, id_of(number), options_));
     EXPECT_TRUE(opened.ok()) << (opened.ok() ? "" : opened.error().message());
@@ -70,23 +41,6 @@ class SnapshotTest : public testing::Test {
   void reopen() {
     close(volume_);
     volume_ = open(1);
-  }
-  BlockStatus submit(Volume& volume, BlockOperation operation, std::uint64_t block,
-                     std::byte* data) {
-    BlockRequest request;
-    const iovec buffer{data, kBlockBytes};
-    std::optional<BlockStatus> status;
-    request.operation = operation;
-    request.offset_bytes = block * kBlockBytes;
-    request.length_bytes = kBlockBytes;
-    request.buffers = std::span<const iovec>(&buffer, 1);
-    request.context = &status;
-    request.on_complete = [](BlockRequest& done, BlockStatus result) {
-      static_cast<std::optional<BlockStatus>*>(done.context)->emplace(result);
-    };
-    volume.submit(request);
-    wait_for([&] { return status.has_value(); });
-    return *status;
   }
   void write(Volume& volume, Content& content, std::uint64_t block, std::uint8_t value) {
     std::vector<std::byte> bytes(kBlockBytes, static_cast<std::byte>(value));
@@ -138,19 +92,6 @@ class SnapshotTest : public testing::Test {
     }
     return count;
   }
-  void wait_for_cleaning() {
-    std::uint64_t moved = ~std::uint64_t{0};
-    while (volume_->statistics().moved_blocks != moved) {
-      moved = volume_->statistics().moved_blocks;
-      loop_->run_until([] { return false; }, 300ms);
-    }
-    EXPECT_TRUE(run(volume_->checkpoint()).ok());
-  }
-
-  TemporaryDirectory directory_;
-  std::unique_ptr<Loop> loop_;
-  std::unique_ptr<Disk> disk_;
-  std::unique_ptr<Pool> pool_;
   VolumeOptions options_{.checkpoint_log_bytes = 4 * kMiB,
                          .checkpoint_idle = 20ms,
                          .cleaner_start_percent = 10,
@@ -166,12 +107,12 @@ TEST_F(SnapshotTest, ASnapshotShowsItsMomentWhateverComesLater) {
   const Content first = head_;
   expect_snapshot(1, "first", first);
   for (int round = 0; round < 5; ++round) fill(*volume_, head_);
-  wait_for_cleaning();
+  wait_until_clean(*volume_);
   take("second");
   const Content second = head_;
   for (int round = 0; round < 3; ++round) fill(*volume_, head_);
   reopen();
-  wait_for_cleaning();
+  wait_until_clean(*volume_);
   expect_snapshot(1, "first", first);
   expect_snapshot(1, "second", second);
   expect_content(*volume_, head_);
@@ -200,13 +141,13 @@ TEST_F(SnapshotTest, RemovingTheLastOneThatNeedsThemFreesSegments) {
   take("a");
   take("b");
   for (int round = 0; round < 4; ++round) fill(*volume_, head_);
-  wait_for_cleaning();
+  wait_until_clean(*volume_);
   const std::size_t with_both = files(1, "seg-");
   ASSERT_TRUE(run(volume_->remove_snapshot("a")).ok());
-  wait_for_cleaning();
+  wait_until_clean(*volume_);
   EXPECT_GE(files(1, "seg-") + 1, with_both) << "b still needs what a needed";
   ASSERT_TRUE(run(volume_->remove_snapshot("b")).ok());
-  wait_for_cleaning();
+  wait_until_clean(*volume_);
   EXPECT_LE(files(1, "seg-") + 3, with_both);
   expect_content(*volume_, head_);
   reopen();
@@ -217,7 +158,7 @@ TEST_F(SnapshotTest, RemovalIsForGoodAndGoesOnAfterACrash) {
   fill(*volume_, head_);
   take("a");
   for (int round = 0; round < 4; ++round) fill(*volume_, head_);
-  wait_for_cleaning();
+  wait_until_clean(*volume_);
   const std::size_t with_it = files(1, "seg-");
   close(volume_);
   // What a daemon leaves that dies right after the removal, before anything was freed.
@@ -225,7 +166,7 @@ TEST_F(SnapshotTest, RemovalIsForGoodAndGoesOnAfterACrash) {
   ASSERT_TRUE(run(pool_->remove_snapshot(removed)).ok());
   volume_ = open(1);
   EXPECT_TRUE(volume_->snapshots().empty());
-  wait_for_cleaning();
+  wait_until_clean(*volume_);
   EXPECT_LT(files(1, "seg-"), with_it);
   expect_content(*volume_, head_);
 }
@@ -244,7 +185,7 @@ TEST_F(SnapshotTest, RollbackBringsContentAndSizeBack) {
   expect_content(*volume_, before);
   head_ = before;
   fill(*volume_, head_, 700);
-  wait_for_cleaning();
+  wait_until_clean(*volume_);
   reopen();
   EXPECT_EQ(volume_->info().size_bytes, kVolumeBytes);
   expect_content(*volume_, head_);
@@ -272,7 +213,7 @@ TEST_F(SnapshotTest, AThousandSnapshotsWorkAndGoAgain) {
   }
   expect_snapshot(1, "s500", some);
   ASSERT_TRUE(run(volume_->remove_snapshot("s500")).ok());
-  wait_for_cleaning();
+  wait_until_clean(*volume_);
   EXPECT_LT(files(1, "seg-"), 12u);
   expect_content(*volume_, head_);
 }
@@ -311,7 +252,7 @@ TEST_F(SnapshotTest, AClonePartsFromItsParent) {
     fill(*copy, content, 300);
     fill(*volume_, head_, 600);
   }
-  wait_for_cleaning();
+  wait_until_clean(*volume_);
   expect_content(*copy, content);
   close(copy);
   copy = open(2);
@@ -356,12 +297,12 @@ TEST_F(SnapshotTest, ACloneIsFilledRolledBackAndCleanedLikeAnyVolume) {
   Content content = head_;
   ASSERT_TRUE(run(volume_->create_snapshot("start")).ok());
   for (int round = 0; round < 5; ++round) fill(*volume_, content);
-  wait_for_cleaning();
+  wait_until_clean(*volume_);
   expect_content(*volume_, content);
   ASSERT_TRUE(run(volume_->rollback("start")).ok());
   expect_content(*volume_, head_);
   ASSERT_TRUE(run(volume_->remove_snapshot("start")).ok());
-  wait_for_cleaning();
+  wait_until_clean(*volume_);
   expect_content(*volume_, head_);
   expect_snapshot(1, "base", head_);
 }
@@ -378,7 +319,7 @@ std::map<std::uint64_t, bool> blocks_of(const DiffPart& part) {
 
 TEST_F(SnapshotTest, ADiffNamesExactlyWhatWasWrittenOrDropped) {
   fill(*volume_, head_, 700);
-  wait_for_cleaning();
+  wait_until_clean(*volume_);
   take("old");
   std::map<std::uint64_t, bool> expected;
   for (int i = 0; i < 50; ++i) {
@@ -392,7 +333,7 @@ TEST_F(SnapshotTest, ADiffNamesExactlyWhatWasWrittenOrDropped) {
   if (expected.erase(kBlocks - 1) != 0) GTEST_SKIP() << "the draw hit the block that stays empty";
   take("new");
   for (int round = 0; round < 3; ++round) fill(*volume_, head_);
-  wait_for_cleaning();
+  wait_until_clean(*volume_);
 
   const auto since = run(volume_->diff({"new", "old", 0}));
   ASSERT_TRUE(since.ok()) << since.error().message();
@@ -416,7 +357,7 @@ TEST_F(SnapshotTest, ADiffNamesExactlyWhatWasWrittenOrDropped) {
   const std::size_t with_both = files(1, "seg-");
   ASSERT_TRUE(run(volume_->remove_snapshot("old")).ok());
   ASSERT_TRUE(run(volume_->remove_snapshot("new")).ok());
-  wait_for_cleaning();
+  wait_until_clean(*volume_);
   EXPECT_LT(files(1, "seg-"), with_both) << "a diff keeps nothing when it is over";
 }
 
