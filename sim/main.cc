@@ -19,6 +19,7 @@
 
 #include "sim/volume_run.h"
 #include "sim/volume_subject.h"
+#include "volume/canary.h"
 
 namespace holdfast::sim {
 namespace {
@@ -37,7 +38,8 @@ constexpr const char* kHelp =
       --crash-at K --crash process|power [--after] [--second K]   only this crash
 
   --verify-determinism   runs each seed twice and compares the hashes of all events
-  --expect-violation     succeeds if a seed fails: for builds with a deliberate bug
+  --expect-violation     succeeds if a seed fails: for holdfast-sim-canary
+  --canary N             turns on one deliberate bug (src/volume/canary.h); not in holdfast-sim
   --jobs N               processes to share the work (1)
   --trace                prints every event (with --seed)
 
@@ -336,6 +338,12 @@ Options parse(int argc, char** argv) {
       options.determinism = true;
     } else if (name == "--expect-violation") {
       options.expect_violation = true;
+#ifdef HOLDFAST_CANARIES
+    } else if (name == "--canary") {
+      const std::uint64_t bug = parse_number(value());
+      if (bug > canary::kFreeWhatSnapshotsNeed) refuse("there is no such canary");
+      canary::chosen = static_cast<canary::Bug>(bug);
+#endif
     } else if (name == "--trace") {
       options.trace = true;
     } else if (name == "--crash-at") {

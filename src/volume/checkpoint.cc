@@ -192,9 +192,9 @@ Task<void> VolumeImpl::checkpoint_once(SnapshotTaking* taking) {
     freeze(flush, taking);
     log_.resume_apply();
 
-    if (canary::kPublishBeforePagesAreDurable) co_await publish(flush.root);
-    const bool frees_early =
-        canary::kFreeBeforeCheckpoint || (canary::kRecycleBeforeCheckpoint && store_.is_thick());
+    if (canary::is_on(canary::kPublishBeforePagesAreDurable)) co_await publish(flush.root);
+    const bool frees_early = canary::is_on(canary::kFreeBeforeCheckpoint) ||
+                             (canary::is_on(canary::kRecycleBeforeCheckpoint) && store_.is_thick());
     if (frees_early) co_await remove_dead(flush.dead);
     const bool written = co_await write_flush(flush);
     for (const PageWrite& write : flush.pages) write.array->end_flush(*write.page);
@@ -205,7 +205,7 @@ Task<void> VolumeImpl::checkpoint_once(SnapshotTaking* taking) {
       continue;
     }
     held.succeeded();
-    if (!canary::kPublishBeforePagesAreDurable) co_await publish(flush.root);
+    if (!canary::is_on(canary::kPublishBeforePagesAreDurable)) co_await publish(flush.root);
     ++checkpoints_done_;
     if (taking != nullptr) co_await publish_snapshot(flush.root, taking);
     co_await remove_doubtful_snapshots();

@@ -284,7 +284,7 @@ Task<void> VolumeImpl::settle(Cleaning& cleaning) {
 
 // A failed sync may have lost any of them: none is used.
 Task<void> VolumeImpl::sync_copies(Cleaning& cleaning) {
-  if (canary::kMoveBeforeCopiesAreDurable || cleaning.written.empty()) co_return;
+  if (canary::is_on(canary::kMoveBeforeCopiesAreDurable) || cleaning.written.empty()) co_return;
   const int error =
       co_await FileIo(*cold_.segment->file, FileOperation::sync_data, 0, std::span<std::byte>{});
   if (error == 0) co_return;

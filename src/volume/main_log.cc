@@ -220,8 +220,8 @@ void MainLog::submit(LogRecord& record) {
   ++records_written_;
   bytes_written_ += record.used_blocks * kBlockBytes;
   record.segment->file->submit(record.io);
-  if (canary::kAcknowledgeBeforeCompletion && active_.front() == &record && !apply_paused_ &&
-      !record.was_applied && !record.writers.empty()) {
+  if (canary::is_on(canary::kAcknowledgeBeforeCompletion) && active_.front() == &record &&
+      !apply_paused_ && !record.was_applied && !record.writers.empty()) {
     applied_ = record.sequence;
     client_.apply(record);
     record.was_applied = true;
@@ -391,7 +391,7 @@ void MainLog::maybe_start_sync() {
   sync_covers_ = retained_.back()->sequence;
   syncing_segments_.swap(unsynced_segments_);
   unsynced_segments_.clear();
-  if (canary::kFlushWithoutSync) syncing_segments_.clear();
+  if (canary::is_on(canary::kFlushWithoutSync)) syncing_segments_.clear();
   syncs_in_flight_ = static_cast<std::uint32_t>(syncing_segments_.size()) + 1;
   while (sync_requests_.size() < syncing_segments_.size()) {
     sync_requests_.push_back(std::make_unique<FileRequest>());

@@ -155,7 +155,7 @@ Task<void> PagedArray::load(Page* page) {
   const Result<void> read = co_await storage_.read_block(where, image);
   const format::PageIdentity identity = identity_of(*page, where);
   const bool intact = read.ok() && format::check_page(image, identity);
-  if (!intact && !canary::kIgnoreChecksums) {
+  if (!intact && !canary::is_on(canary::kIgnoreChecksums)) {
     log_error("volume " + volume_.to_string() + ": a " +
               (kind_ == format::ArrayKind::map ? "map" : "segment table") + " page (level " +
               std::to_string(page->level) + ", index " + std::to_string(page->index) +

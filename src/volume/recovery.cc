@@ -233,7 +233,7 @@ Task<std::uint32_t> VolumeImpl::replay_window(Replay& part, std::span<const std:
     if (blocks > window_blocks - used) break;  // read again from here, or cut off by the segment
     const std::span<const std::byte> payload =
         bytes.subspan((used + 1) * kBlockBytes, record->payload_blocks() * kBlockBytes);
-    if (!canary::kIgnoreChecksums && !record->payload_is_intact(payload)) break;
+    if (!canary::is_on(canary::kIgnoreChecksums) && !record->payload_is_intact(payload)) break;
     durable_ = std::max(durable_, record->durable());
     if (part.next == expected) {
       found.push_back({*record, header.data(), part.at});

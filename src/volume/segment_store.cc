@@ -177,7 +177,7 @@ void SegmentStore::forget_snapshot(SnapshotNumber snapshot) {
 }
 
 bool SegmentStore::is_kept(SegmentNumber number, const SegmentEntry& entry) const {
-  if (canary::kFreeWhatSnapshotsNeed) return false;
+  if (canary::is_on(canary::kFreeWhatSnapshotsNeed)) return false;
   // The newest that may need it knows the most segments.
   const auto behind = std::upper_bound(
       snapshots_.begin(), snapshots_.end(), entry.died_after,
@@ -265,7 +265,8 @@ Task<Result<Segment*>> SegmentStore::create(SegmentStream stream, bool hold_erro
     Result<std::unique_ptr<File>> file = co_await create_file(id, stream);
     call.reset();
     if (file.ok()) {
-      if (!canary::kUnwatchedFiles) (*file)->observe(hold_.file_observer(), segment_name(number));
+      if (!canary::is_on(canary::kUnwatchedFiles))
+        (*file)->observe(hold_.file_observer(), segment_name(number));
       auto owned = std::make_unique<Segment>();
       owned->number = number;
       owned->epoch = epoch_;
@@ -476,7 +477,8 @@ Task<Result<std::unique_ptr<File>>> SegmentStore::open_file(SegmentNumber segmen
     Result<std::unique_ptr<File>> file = co_await try_open(segment, writable);
     call.reset();
     if (file.ok()) {
-      if (!canary::kUnwatchedFiles) (*file)->observe(hold_.file_observer(), segment_name(segment));
+      if (!canary::is_on(canary::kUnwatchedFiles))
+        (*file)->observe(hold_.file_observer(), segment_name(segment));
       grow_handles_max();
       co_return file;
     }

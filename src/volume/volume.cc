@@ -8,7 +8,6 @@
 
 #include "base/assert.h"
 #include "base/log.h"
-#include "volume/canary.h"
 #include "volume/volume_impl.h"
 
 namespace holdfast {

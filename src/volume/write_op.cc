@@ -355,7 +355,7 @@ bool VolumeImpl::move_reference(Page& leaf, std::uint64_t block, BlockLocation f
                                 BlockLocation to) {
   MapEntry entry = map_entry_of(leaf, block);
   const BlockLocation before = entry.location;
-  if (before != from && !canary::kMoveWithoutLooking) return false;
+  if (before != from && !canary::is_on(canary::kMoveWithoutLooking)) return false;
   entry.location = to;
   format::store_map_entry(map_entry_bytes(map_.writable(leaf), block), entry);
   if (before.is_stored()) store_.add_live(before.segment(), -1);
