@@ -18,6 +18,7 @@ using namespace dir_layout;
 namespace {
 
 constexpr std::string_view kLocationPrefix = "dir:";
+constexpr unsigned kCountTries = 4;  // to count a volume's files while some are being renamed
 
 Uuid make_uuid(Executor& executor) {
   std::array<std::byte, 16> random;
@@ -286,19 +287,24 @@ Task<Result<void>> DirPool::remove_volume(VolumeId volume) {
 
 Task<Result<std::uint64_t>> DirPool::volume_allocated_bytes(VolumeId volume) {
   const std::string directory = volume_path(volume);
-  CO_TRY_ASSIGN(const std::vector<std::string> names,
-                co_await context_.file_system.list(directory));
-  std::uint64_t total = 0;
-  for (const std::string& name : names) {
-    std::string path = join(directory, name);
-    const auto bytes = co_await context_.file_system.allocated_bytes(std::move(path));
-    if (bytes.ok()) {
-      total += bytes.value();
-    } else if (bytes.error().code() != ErrorCode::not_found) {  // removed meanwhile
-      co_return bytes.error();
+  for (unsigned tries = 1;; ++tries) {
+    CO_TRY_ASSIGN(const std::vector<std::string> names,
+                  co_await context_.file_system.list(directory));
+    std::uint64_t total = 0;
+    bool is_exact = true;
+    for (const std::string& name : names) {
+      std::string path = join(directory, name);
+      const auto bytes = co_await context_.file_system.allocated_bytes(std::move(path));
+      if (bytes.ok()) {
+        total += bytes.value();
+      } else if (bytes.error().code() == ErrorCode::not_found) {
+        is_exact = false;  // removed meanwhile, or recycled: then it has another name
+      } else {
+        co_return bytes.error();
+      }
     }
+    if (is_exact || tries == kCountTries) co_return total;
   }
-  co_return total;
 }
 
 Task<Result<void>> DirPool::check_reserve(SegmentPurpose purpose, std::uint64_t wanted_bytes) {

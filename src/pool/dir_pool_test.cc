@@ -6,6 +6,8 @@
 
 #include <filesystem>
 #include <fstream>
+#include <functional>
+#include <utility>
 
 #include "io/disk.h"
 #include "io/temporary_directory.h"
@@ -25,8 +27,9 @@ class TweakedFileSystem final : public FileSystem {
  public:
   explicit TweakedFileSystem(FileSystem& below) : below_(below) {}
   std::optional<FileSystemSpace> space_answer;
-  std::string failing_sync;  // sync_directory of this path fails
-  std::string lost_answer;   // renaming to this path is done, and yet it fails
+  std::string failing_sync;           // sync_directory of this path fails
+  std::string lost_answer;            // renaming to this path is done, and yet it fails
+  std::function<void()> before_look;  // once, before a file's size is looked at
 
   Task<Result<std::unique_ptr<File>>> open(std::string path, FileOpenOptions options) override {
     return below_.open(std::move(path), options);
@@ -57,6 +60,7 @@ class TweakedFileSystem final : public FileSystem {
     return below_.truncate(std::move(path), size_bytes);
   }
   Task<Result<std::uint64_t>> allocated_bytes(std::string path) override {
+    if (const auto meanwhile = std::exchange(before_look, nullptr)) meanwhile();
     return below_.allocated_bytes(std::move(path));
   }
   Task<Result<void>> allocate(std::string path, std::uint64_t size_bytes) override {
@@ -505,6 +509,23 @@ TEST_F(DirPoolTest, GuestsStopAtTheReserveAndSoDoesPreallocation) {
   EXPECT_EQ(refused.error().code(), ErrorCode::no_space);
   harness_.files().space_answer->available_bytes = 101 * kMiB;
   EXPECT_TRUE(run(harness_.pool().create_spare(volume_id())).ok());
+}
+
+TEST_F(DirPoolTest, ASegmentThatIsRecycledWhileSpaceIsCountedIsCounted) {
+  make_volume();
+  { const auto file = run(harness_.pool().create_segment(segment(1), SegmentPurpose::metadata)); }
+  ASSERT_TRUE(run(harness_.pool().recycle_segment(segment(1))).ok());
+  const std::uint64_t before = run(harness_.pool().volume_allocated_bytes(volume_id())).value();
+  EXPECT_GE(before, kContractSegmentBytes);
+  harness_.files().before_look = [this] {
+    for (const auto& entry : fs::directory_iterator(volume())) {
+      if (!entry.path().filename().string().starts_with("spare-")) continue;
+      fs::rename(entry.path(), volume() / "seg-0000000000000001-0000000000000002");
+      return;
+    }
+    ADD_FAILURE() << "there is no spare";
+  };
+  EXPECT_EQ(run(harness_.pool().volume_allocated_bytes(volume_id())).value(), before);
 }
 
 TEST_F(DirPoolTest, AFailedCreationLeavesNothing) {

@@ -309,6 +309,7 @@ Task<Result<std::unique_ptr<File>>> SegmentStore::create_file(SegmentId segment,
     const SpareId spare = spares_.back();
     spares_.pop_back();
     taken_.push_back(spare);
+    ++spare_changes_;
     Result<std::unique_ptr<File>> file = co_await pool_.create_segment_from(spare, segment);
     std::erase(taken_, spare);
     // Gone: the host removed it as a surplus, or a rename of ours had been done after all.
@@ -346,7 +347,11 @@ void SegmentStore::set_thick(std::optional<ThickLayout> layout) {
 
 Task<Result<void>> SegmentStore::refresh_spares() {
   const HoldTracker::Call call(hold_, "listing of the spares");
-  CO_TRY_ASSIGN(std::vector<SpareId> listed, co_await pool_.list_spares(volume_));
+  std::vector<SpareId> listed;
+  for (std::uint64_t before = ~spare_changes_; before != spare_changes_;) {
+    before = spare_changes_;  // what changes while it is listed may be in it or not
+    CO_TRY_ASSIGN(listed, co_await pool_.list_spares(volume_));
+  }
   // Counted twice, they would let the log take what is kept for metadata.
   std::erase_if(listed, [this](const SpareId& spare) {
     return std::find(taken_.begin(), taken_.end(), spare) != taken_.end();
@@ -411,6 +416,7 @@ Task<Result<void>> SegmentStore::remove_listed(SegmentId segment) {
       const bool is_known =
           std::find(spares_.begin(), spares_.end(), spare.value()) != spares_.end();
       if (is_thick() && !is_known) spares_.push_back(spare.value());
+      ++spare_changes_;
       co_return Result<void>{};
     }
     if (spare.error().code() == ErrorCode::not_found) co_return Result<void>{};

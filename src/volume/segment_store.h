@@ -129,7 +129,7 @@ class SegmentStore final : public PageStorage {
   bool is_preallocated() const {
     // What a snapshot keeps is not reckoned with.
     return thick_.has_value() && snapshots_.empty() &&
-           segment_count_ + spares_.size() >= thick_->segments;
+           segment_count_ + spares_.size() + taken_.size() >= thick_->segments;
   }
   // Spares that the log may take.
   std::uint64_t free_spares() const {
@@ -212,8 +212,9 @@ class SegmentStore final : public PageStorage {
   std::function<bool()> frees_space_;
   std::optional<ThickLayout> thick_;
   std::unordered_set<std::uint64_t> failed_writes_;  // segments with such a write
-  std::vector<SpareId> spares_;  // as far as we know: the host makes and removes some too
-  std::vector<SpareId> taken_;   // on their way to become segments, and not to be taken again
+  std::vector<SpareId> spares_;      // as far as we know: the host makes and removes some too
+  std::vector<SpareId> taken_;       // on their way to become segments, and not to be taken again
+  std::uint64_t spare_changes_ = 0;  // spares that were taken or came since it was opened
   std::uint64_t waits_for_spares_ = 0;
   std::function<void()> scarce_ = [] {};
 };

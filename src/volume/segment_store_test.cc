@@ -8,7 +8,9 @@
 
 #include <algorithm>
 #include <cstring>
+#include <functional>
 #include <random>
+#include <utility>
 
 #include "io/aligned_buffer.h"
 #include "io/disk.h"
@@ -16,6 +18,7 @@
 #include "io/run_task.h"
 #include "io/temporary_directory.h"
 #include "pool/open_pool.h"
+#include "pool/testing_forwarding_pool.h"
 
 namespace holdfast {
 namespace {
@@ -23,6 +26,27 @@ namespace {
 using format::BlockLocation;
 using format::SegmentState;
 using format::SegmentStream;
+
+// Calls back in the middle of what a store does with spares.
+class SparePool final : public ForwardingPool {
+ public:
+  using ForwardingPool::ForwardingPool;
+  std::function<Task<Result<void>>()> after_listing;  // once
+  std::function<void()> before_taking;
+
+  Task<Result<std::vector<SpareId>>> list_spares(VolumeId volume) override {
+    auto listed = co_await below_.list_spares(volume);
+    if (const auto meanwhile = std::exchange(after_listing, nullptr)) {
+      CO_TRY(co_await meanwhile());
+    }
+    co_return listed;
+  }
+  Task<Result<std::unique_ptr<File>>> create_segment_from(SpareId spare,
+                                                          SegmentId segment) override {
+    if (before_taking) before_taking();
+    return below_.create_segment_from(spare, segment);
+  }
+};
 
 class SegmentStoreTest : public testing::Test {
  protected:
@@ -332,6 +356,34 @@ TEST_F(SegmentStoreTest, ASegmentAWriteOfWhichFailedNeverBecomesASpare) {
     EXPECT_EQ(store_->spare_count(), spares + (error == EIO ? 0 : 1)) << error;
     EXPECT_TRUE(files().empty());
   }
+}
+
+TEST_F(SegmentStoreTest, ASpareThatComesWhileTheSparesAreListedIsNotForgotten) {
+  SparePool pool(*pool_);
+  store_ = std::make_unique<SegmentStore>(*loop_, pool, id_, memory_, *hold_);
+  store_->set_epoch(Epoch{2});
+  store_->set_thick(ThickLayout{.segments = 1, .metadata_spares = 0});
+  Segment& segment = create();
+  store_->seal(segment.number, 0);
+  store_->release(segment);
+  pool.after_listing = [this] { return store_->remove(SegmentNumber{1}); };
+  ASSERT_TRUE(run(store_->refresh_spares()).ok());
+  EXPECT_EQ(store_->spare_count(), 1u);
+  EXPECT_TRUE(store_->is_preallocated());
+  store_.reset();
+}
+
+TEST_F(SegmentStoreTest, ASpareOnItsWayToBecomeASegmentIsStillThere) {
+  SparePool pool(*pool_);
+  ASSERT_TRUE(run(pool_->create_spare(id_)).ok());
+  store_ = std::make_unique<SegmentStore>(*loop_, pool, id_, memory_, *hold_);
+  store_->set_epoch(Epoch{2});
+  store_->set_thick(ThickLayout{.segments = 1, .metadata_spares = 0});
+  unsigned seen = 0;
+  pool.before_taking = [&] { seen += store_->is_preallocated() ? 1 : 0; };
+  store_->release(create());
+  EXPECT_EQ(seen, 1u);
+  store_.reset();
 }
 
 }  // namespace
