@@ -12,6 +12,7 @@
 namespace holdfast::sim {
 namespace {
 
+constexpr unsigned kBadPlacesInARowMax = 5;
 constexpr std::uint64_t kSmallFileBytesMax = kMiB;
 
 const char* operation_name(FileOperation operation) {
@@ -250,6 +251,13 @@ MonotonicTime SimFileSystem::pick_time() {
 void SimFileSystem::pick_bad_place(Inode& inode) {
   if (!faults_.enabled || faults_.options.bad_place_chance == 0 || inode.preallocated_bytes == 0 ||
       !prng_.chance(faults_.options.bad_place_chance)) {
+    bad_places_in_a_row_ = 0;
+    return;
+  }
+  // Where nearly every segment is bad, a log that waits longer each time finds a good one only
+  // after hours: right, and no progress for the checker.
+  if (++bad_places_in_a_row_ > kBadPlacesInARowMax) {
+    bad_places_in_a_row_ = 0;
     return;
   }
   // Mostly near the start, which is the part that is certainly used.

@@ -128,6 +128,7 @@ class SimFileSystem final : public FileSystem {
   std::map<std::uint64_t, Pending> pending_;
   std::map<std::uint64_t, MonotonicTime> answers_;  // calls that wait, and since when
   MonotonicTime idle_since_{};
+  unsigned bad_places_in_a_row_ = 0;
 };
 
 }  // namespace holdfast::sim
