@@ -91,6 +91,7 @@ class VolumeSubject final : public Subject {
     return names;
   }
   Task<Result<void>> create_snapshot(std::string name) override {
+    is_complete_ = false;
     CO_TRY(co_await volume_->create_snapshot(std::move(name)));
     co_return Result<void>{};
   }
@@ -134,8 +135,9 @@ class VolumeSubject final : public Subject {
       return "cached pages take " + std::to_string(statistics.cached_page_bytes) +
              " bytes, the bound is " + std::to_string(pages_max);
     }
-    // Where storage that is full is the only thing that goes wrong: whoever fills it.
-    if (is_complete_ && !plan_.has_faults_but_full() &&
+    // Where storage that is full is the only thing that goes wrong: whoever fills it. What
+    // snapshots keep is not reckoned with.
+    if (is_complete_ && volume_->snapshots().empty() && !plan_.has_faults_but_full() &&
         statistics.hold.reason == HoldReason::space && statistics.hold.since > complete_since_) {
       return "a thick volume that is preallocated is held: " + statistics.hold.detail;
     }
@@ -208,8 +210,8 @@ class VolumeSubject final : public Subject {
       const Result<void> done =
           co_await preallocate(*pool_, id_, layout.segments, &progress_, &is_closing_);
       const bool was_complete = is_complete_;
-      is_complete_ =
-          done.ok() && progress_.is_complete() && volume_->info().size_bytes == size_bytes;
+      is_complete_ = done.ok() && progress_.is_complete() &&
+                     volume_->info().size_bytes == size_bytes && volume_->snapshots().empty();
       if (is_complete_ && !was_complete) complete_since_ = host_.now();
       for (int i = 0; i < 50 && !is_closing_; ++i) co_await sleep_for(host_, 2ms);
     }
