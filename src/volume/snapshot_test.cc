@@ -4,6 +4,7 @@
 // Crashes at every point of them are the simulator's (sim/).
 #include <gtest/gtest.h>
 
+#include <array>
 #include <filesystem>
 #include <fstream>
 #include <map>
@@ -116,6 +117,46 @@ TEST_F(SnapshotTest, ASnapshotShowsItsMomentWhateverComesLater) {
   expect_snapshot(1, "first", first);
   expect_snapshot(1, "second", second);
   expect_content(*volume_, head_);
+}
+
+// Whoever reads a view may close and destroy it as soon as it has its answers.
+TEST_F(SnapshotTest, AViewThatIsClosedByTheCallbackOfAReadEndsAfterTheCallback) {
+  take("first");
+  auto view = run(Volume::open_snapshot(*loop_, *pool_, id_of(1), "first", options_));
+  ASSERT_TRUE(view.ok()) << view.error().message();
+  struct Reader {
+    TaskScope scope;
+    std::unique_ptr<Volume> view;
+    int answers = 0;
+    bool is_destroyed = false;
+    bool was_destroyed_inside = false;
+
+    static Task<void> end(Reader* self) {
+      EXPECT_TRUE((co_await self->view->close()).ok());
+      self->view.reset();
+      self->is_destroyed = true;
+    }
+  } reader;
+  reader.view = std::move(*view);
+  std::array<BlockRequest, 2> requests;  // answered in one turn
+  std::vector<std::byte> bytes(kBlockBytes);
+  const iovec buffer{bytes.data(), bytes.size()};
+  for (BlockRequest& request : requests) {
+    request.operation = BlockOperation::read;
+    request.length_bytes = kBlockBytes;
+    request.buffers = std::span<const iovec>(&buffer, 1);
+    request.context = &reader;
+    request.on_complete = [](BlockRequest& done, BlockStatus status) {
+      auto* self = static_cast<Reader*>(done.context);
+      EXPECT_EQ(status, BlockStatus::ok);
+      if (++self->answers == 1) self->scope.spawn(Reader::end(self));
+      self->was_destroyed_inside |= self->is_destroyed;
+    };
+    reader.view->submit(request);
+  }
+  wait_for([&] { return reader.is_destroyed; });
+  EXPECT_EQ(reader.answers, 2);
+  EXPECT_FALSE(reader.was_destroyed_inside);
 }
 
 TEST_F(SnapshotTest, ItIsListedOpenOrNotInTheOrderOfTaking) {

@@ -150,11 +150,13 @@ void VolumeImpl::admit_pending() {
 
 // --- Completion ---
 
-// The end of a started request. May be called only where no caller is inside submit().
+// The end of a started request. May be called only where no caller is inside submit(). The request
+// counts as active until its callback has returned, so a close() that the callback begins ends
+// after that, and whoever waits for it may destroy the volume.
 void VolumeImpl::complete(BlockRequest& request, BlockStatus status) {
-  --requests_active_;
   if (status != BlockStatus::cancelled) count(request, status);
   request.on_complete(request, status);
+  --requests_active_;
   operation_ended();
 }
 
@@ -194,9 +196,11 @@ void VolumeImpl::complete_later(BlockRequest& request, BlockStatus status) {
 void VolumeImpl::run_completions(void* context) {
   auto* self = static_cast<VolumeImpl*>(context);
   List<BlockRequest, &BlockRequest::device_link> ready;
-  while (BlockRequest* request = self->completed_.pop_front()) ready.push_back(*request);
-  while (BlockRequest* request = ready.pop_front()) {
+  while (BlockRequest* request = self->completed_.pop_front()) {
+    ready.push_back(*request);
     ++self->requests_active_;  // complete() counts it as started
+  }
+  while (BlockRequest* request = ready.pop_front()) {
     self->complete(*request, static_cast<BlockStatus>(get_state(*request)));
   }
 }
