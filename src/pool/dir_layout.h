@@ -3,10 +3,12 @@
 // The names inside a pool's directory (see dir_pool.h for the whole picture).
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <optional>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "base/ids.h"
 
@@ -49,5 +51,16 @@ struct CloneMarkName {
   VolumeId clone;
 };
 std::optional<CloneMarkName> parse_clone_mark_name(std::string_view name);
+
+// What `parse` makes of the names, ascending; without those it makes nothing of.
+template <typename Id, typename Parse>
+std::vector<Id> parse_names(const std::vector<std::string>& names, const Parse& parse) {
+  std::vector<Id> found;
+  for (const std::string& name : names) {
+    if (const std::optional<Id> id = parse(name)) found.push_back(*id);
+  }
+  std::sort(found.begin(), found.end());
+  return found;
+}
 
 }  // namespace holdfast::dir_layout

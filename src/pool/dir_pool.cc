@@ -363,18 +363,19 @@ Task<Result<void>> DirPool::trim_segment(SegmentId segment, std::uint64_t used_b
   co_return co_await context_.file_system.truncate(std::move(path), size_bytes);
 }
 
-Task<Result<std::vector<SegmentId>>> DirPool::list_segments(VolumeId volume) {
+// The names of all files of a volume.
+Task<Result<std::vector<std::string>>> DirPool::list_names(VolumeId volume) {
   std::string directory = volume_path(volume);
-  CO_TRY_ASSIGN(const std::vector<std::string> names,
-                co_await context_.file_system.list(std::move(directory)));
-  std::vector<SegmentId> segments;
-  for (const std::string& name : names) {
+  co_return co_await context_.file_system.list(std::move(directory));
+}
+
+Task<Result<std::vector<SegmentId>>> DirPool::list_segments(VolumeId volume) {
+  CO_TRY_ASSIGN(const std::vector<std::string> names, co_await list_names(volume));
+  co_return parse_names<SegmentId>(names, [&](const std::string& name) {
     const auto numbers = parse_numbered_name(kSegmentPrefix, name);
-    if (!numbers.has_value()) continue;
-    segments.push_back(SegmentId{volume, Epoch{numbers->epoch}, SegmentNumber{numbers->number}});
-  }
-  std::sort(segments.begin(), segments.end());
-  co_return segments;
+    if (!numbers.has_value()) return std::optional<SegmentId>();
+    return std::optional(SegmentId{volume, Epoch{numbers->epoch}, SegmentNumber{numbers->number}});
+  });
 }
 
 Task<Result<void>> DirPool::publish_root(RootId root, std::vector<std::byte> bytes) {
@@ -385,16 +386,12 @@ Task<Result<void>> DirPool::publish_root(RootId root, std::vector<std::byte> byt
 }
 
 Task<Result<std::vector<RootId>>> DirPool::list_roots(VolumeId volume) {
-  const std::string directory = volume_path(volume);
-  CO_TRY_ASSIGN(const std::vector<std::string> names,
-                co_await context_.file_system.list(directory));
-  std::vector<RootId> roots;
-  for (const std::string& name : names) {
+  CO_TRY_ASSIGN(const std::vector<std::string> names, co_await list_names(volume));
+  co_return parse_names<RootId>(names, [&](const std::string& name) {
     const auto numbers = parse_numbered_name(kRootPrefix, name);
-    if (numbers.has_value()) roots.push_back({volume, Epoch{numbers->epoch}, numbers->number});
-  }
-  std::sort(roots.begin(), roots.end());
-  co_return roots;
+    if (!numbers.has_value()) return std::optional<RootId>();
+    return std::optional(RootId{volume, Epoch{numbers->epoch}, numbers->number});
+  });
 }
 
 Task<Result<std::vector<std::byte>>> DirPool::read_root(RootId root) {
@@ -429,24 +426,27 @@ Task<Result<void>> DirPool::publish_snapshot(SnapshotId snapshot, std::vector<st
   co_return co_await publish_file(std::move(directory), std::move(name), std::move(bytes));
 }
 
-Task<Result<void>> DirPool::remove_snapshot(SnapshotId snapshot) {
-  std::string directory = volume_path(snapshot.volume);
-  std::string path = join(directory, snapshot_name(snapshot.number));
+// Gone already is fine.
+Task<Result<void>> DirPool::remove_durably(std::string directory, std::string name) {
+  std::string path = join(directory, name);
   auto removed = co_await context_.file_system.remove_file(std::move(path));
   if (!removed.ok() && removed.error().code() != ErrorCode::not_found) co_return removed;
   co_return co_await context_.file_system.sync_directory(std::move(directory));
 }
 
+Task<Result<void>> DirPool::remove_snapshot(SnapshotId snapshot) {
+  std::string directory = volume_path(snapshot.volume);
+  std::string name = snapshot_name(snapshot.number);
+  co_return co_await remove_durably(std::move(directory), std::move(name));
+}
+
 Task<Result<std::vector<SnapshotId>>> DirPool::list_snapshots(VolumeId volume) {
-  std::string directory = volume_path(volume);
-  CO_TRY_ASSIGN(const std::vector<std::string> names,
-                co_await context_.file_system.list(std::move(directory)));
-  std::vector<SnapshotId> snapshots;
-  for (const std::string& name : names) {
-    if (const auto number = parse_snapshot_name(name)) snapshots.push_back({volume, *number});
-  }
-  std::sort(snapshots.begin(), snapshots.end());
-  co_return snapshots;
+  CO_TRY_ASSIGN(const std::vector<std::string> names, co_await list_names(volume));
+  co_return parse_names<SnapshotId>(names, [&](const std::string& name) {
+    const auto number = parse_snapshot_name(name);
+    if (!number.has_value()) return std::optional<SnapshotId>();
+    return std::optional(SnapshotId{volume, *number});
+  });
 }
 
 Task<Result<void>> DirPool::add_clone_mark(CloneMark mark) {
@@ -458,23 +458,17 @@ Task<Result<void>> DirPool::add_clone_mark(CloneMark mark) {
 
 Task<Result<void>> DirPool::remove_clone_mark(CloneMark mark) {
   std::string directory = volume_path(mark.snapshot.volume);
-  std::string path = join(directory, clone_mark_name(mark.snapshot.number, mark.clone));
-  auto removed = co_await context_.file_system.remove_file(std::move(path));
-  if (!removed.ok() && removed.error().code() != ErrorCode::not_found) co_return removed;
-  co_return co_await context_.file_system.sync_directory(std::move(directory));
+  std::string name = clone_mark_name(mark.snapshot.number, mark.clone);
+  co_return co_await remove_durably(std::move(directory), std::move(name));
 }
 
 Task<Result<std::vector<CloneMark>>> DirPool::list_clone_marks(VolumeId volume) {
-  std::string directory = volume_path(volume);
-  CO_TRY_ASSIGN(const std::vector<std::string> names,
-                co_await context_.file_system.list(std::move(directory)));
-  std::vector<CloneMark> marks;
-  for (const std::string& name : names) {
-    const auto parsed = parse_clone_mark_name(name);
-    if (parsed.has_value()) marks.push_back({{volume, parsed->snapshot}, parsed->clone});
-  }
-  std::sort(marks.begin(), marks.end());
-  co_return marks;
+  CO_TRY_ASSIGN(const std::vector<std::string> names, co_await list_names(volume));
+  co_return parse_names<CloneMark>(names, [&](const std::string& name) {
+    const auto mark = parse_clone_mark_name(name);
+    if (!mark.has_value()) return std::optional<CloneMark>();
+    return std::optional(CloneMark{{volume, mark->snapshot}, mark->clone});
+  });
 }
 
 Task<Result<std::vector<std::byte>>> DirPool::read_snapshot(SnapshotId snapshot) {

@@ -101,6 +101,8 @@ class DirPool final : public Pool {
   std::string segment_path(const SegmentId& segment) const;
   std::string root_path(const RootId& root) const;
   std::string spare_path(const SpareId& spare) const;
+  Task<Result<std::vector<std::string>>> list_names(VolumeId volume);
+  Task<Result<void>> remove_durably(std::string directory, std::string name);
   Task<Result<void>> fill_spare(std::string path);
   Task<void> remove_leftover_volumes();
   Task<Result<void>> remove_tree(std::string path);

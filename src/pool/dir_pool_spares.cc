@@ -66,16 +66,12 @@ Task<Result<void>> DirPool::remove_spare(SpareId spare) {
 }
 
 Task<Result<std::vector<SpareId>>> DirPool::list_spares(VolumeId volume) {
-  std::string directory = volume_path(volume);
-  CO_TRY_ASSIGN(const std::vector<std::string> names,
-                co_await context_.file_system.list(std::move(directory)));
-  std::vector<SpareId> spares;
-  for (const std::string& name : names) {
+  CO_TRY_ASSIGN(const std::vector<std::string> names, co_await list_names(volume));
+  co_return parse_names<SpareId>(names, [&](const std::string& name) {
     const auto numbers = parse_numbered_name(kSparePrefix, name);
-    if (numbers.has_value()) spares.push_back({volume, Epoch{numbers->epoch}, numbers->number});
-  }
-  std::sort(spares.begin(), spares.end());
-  co_return spares;
+    if (!numbers.has_value()) return std::optional<SpareId>();
+    return std::optional(SpareId{volume, Epoch{numbers->epoch}, numbers->number});
+  });
 }
 
 // Opened before it is renamed: what fails changes nothing. The name is durable before the caller
