@@ -137,8 +137,10 @@ class Host {
 
   // host_snapshots.cc
   struct SnapshotGroup;
-  Task<Result<std::vector<SnapshotInfo>>> with_volume(VolumeName name, VolumeAct act);
+  Task<Result<std::vector<SnapshotInfo>>> with_volume(VolumeName name, VolumeAct act,
+                                                      std::optional<VolumeId> known = {});
   Task<Result<void>> take_group(SnapshotGroup* group);
+  SnapshotReport report_snapshot(const VolumeName& name, const SnapshotInfo& snapshot) const;
   Task<Result<std::vector<SnapshotReport>>> report_snapshots(Pool& pool, VolumeName name,
                                                              VolumeId id,
                                                              std::vector<SnapshotInfo> snapshots);

@@ -38,23 +38,32 @@ Error no_such_snapshot(const SnapshotName& name) {
 
 // A command on snapshots of several volumes, under the locks of all.
 struct Host::SnapshotGroup {
-  std::vector<SnapshotName> names;
-  std::vector<VolumeName> paused;
-  std::vector<SnapshotName> taken;
+  struct Member {
+    SnapshotName name;
+    std::optional<VolumeId> id;  // looked up before the pause
+    bool is_paused = false;
+    std::optional<SnapshotInfo> taken;
+  };
+  std::vector<Member> members;
 };
 
-// Under the volume's lock.
-Task<Result<std::vector<SnapshotInfo>>> Host::with_volume(VolumeName name, VolumeAct act) {
+// Under the volume's lock. Without its id the volume is looked for among all of the pool's. Returns
+// its snapshots after the act.
+Task<Result<std::vector<SnapshotInfo>>> Host::with_volume(VolumeName name, VolumeAct act,
+                                                          std::optional<VolumeId> known) {
   CO_TRY_ASSIGN(PoolEntry * entry, find_open_pool(name.pool));
   const PoolUse use(*entry);
-  CO_TRY_ASSIGN(const VolumeRecord record, co_await find_volume(*entry->pool, name));
+  if (!known.has_value()) {
+    CO_TRY_ASSIGN(const VolumeRecord record, co_await find_volume(*entry->pool, name));
+    known = record.id;
+  }
   Attachment* attachment = find_attachment(name);
   if (attachment != nullptr && !attachment->served.has_value()) {
     co_return Error(ErrorCode::busy, "volume '" + name.to_string() +
                                          "' is attached but cannot be served now: " +
                                          attachment->reason + "; try again when it is");
   }
-  auto command = [volume = shard_volume(*entry, name, record.id, false), act](ServiceShard& shard) {
+  auto command = [volume = shard_volume(*entry, name, *known, false), act](ServiceShard& shard) {
     return shard.with_volume(volume, act);
   };
   const std::size_t loop = attachment == nullptr ? least_loaded() : attachment->loop;
@@ -87,74 +96,83 @@ Task<Result<std::vector<SnapshotReport>>> Host::create_snapshots(std::vector<Sna
   }
   CO_TRY(check_running());
   SnapshotGroup group;
-  group.names = std::move(names);
+  for (SnapshotName& name : names) group.members.push_back({std::move(name), {}, false, {}});
   Result<void> done = co_await take_group(&group);
-  for (const VolumeName& paused : group.paused) {
-    VolumeName name = paused;
+  for (const SnapshotGroup::Member& member : group.members) {
+    if (!member.is_paused) continue;
+    VolumeName name = member.name.volume;
     VolumeAct act = [](Volume& volume) { return go_on(&volume); };
-    const auto going = co_await with_volume(std::move(name), std::move(act));
-    if (!going.ok()) log_error(paused.to_string() + ": " + going.error().message());
-  }
-  if (!done.ok()) {
-    for (const SnapshotName& taken : group.taken) {
-      VolumeName name = taken.volume;
-      VolumeAct act = [snapshot = taken.snapshot](Volume& volume) {
-        return volume.remove_snapshot(snapshot);
-      };
-      const auto removed = co_await with_volume(std::move(name), std::move(act));
-      if (!removed.ok()) log_error(taken.to_string() + ": " + removed.error().message());
-    }
-    co_return done.take_error();
+    const auto going = co_await with_volume(std::move(name), std::move(act), member.id);
+    if (!going.ok()) log_error(member.name.volume.to_string() + ": " + going.error().message());
   }
   std::vector<SnapshotReport> reports;
-  CO_TRY_ASSIGN(PoolEntry * entry, find_open_pool(group.names[0].volume.pool));
-  const PoolUse use(*entry);
-  for (const SnapshotName& name : group.names) {
-    VolumeName volume = name.volume;
-    CO_TRY_ASSIGN(const VolumeRecord record, co_await find_volume(*entry->pool, std::move(volume)));
-    CO_TRY_ASSIGN(std::vector<SnapshotInfo> all,
-                  co_await Volume::stored_snapshots(*entry->pool, record.id));
-    std::erase_if(all, [&](const SnapshotInfo& each) { return each.name != name.snapshot; });
-    VolumeName of = name.volume;
-    CO_TRY_ASSIGN(std::vector<SnapshotReport> one,
-                  co_await report_snapshots(*entry->pool, std::move(of), record.id, all));
-    reports.insert(reports.end(), one.begin(), one.end());
-    log_info("snapshot " + name.to_string() + " was taken");
+  for (const SnapshotGroup::Member& member : group.members) {
+    if (!member.taken.has_value()) continue;
+    if (done.ok()) {
+      reports.push_back(report_snapshot(member.name.volume, *member.taken));
+      log_info("snapshot " + member.name.to_string() + " was taken");
+      continue;
+    }
+    VolumeName name = member.name.volume;
+    VolumeAct act = [snapshot = member.name.snapshot](Volume& volume) {
+      return volume.remove_snapshot(snapshot);
+    };
+    const auto removed = co_await with_volume(std::move(name), std::move(act), member.id);
+    if (!removed.ok()) log_error(member.name.to_string() + ": " + removed.error().message());
   }
+  if (!done.ok()) co_return done.take_error();
   co_return reports;
 }
 
 // Leaves in the group what is to be undone.
 Task<Result<void>> Host::take_group(SnapshotGroup* group) {
-  const bool is_group = group->names.size() > 1;
-  // What can be written beforehand does not lengthen the pause.
-  for (std::size_t i = 0; is_group && i < group->names.size(); ++i) {
-    VolumeName name = group->names[i].volume;
+  std::vector<SnapshotGroup::Member>& members = group->members;
+  const bool is_group = members.size() > 1;
+  // What can be looked up and written beforehand does not lengthen the pause.
+  for (std::size_t i = 0; is_group && i < members.size(); ++i) {
+    VolumeName name = members[i].name.volume;
+    CO_TRY_ASSIGN(PoolEntry * entry, find_open_pool(name.pool));
+    const PoolUse use(*entry);
+    CO_TRY_ASSIGN(const VolumeRecord record, co_await find_volume(*entry->pool, name));
+    members[i].id = record.id;
     VolumeAct act = [](Volume& volume) { return volume.checkpoint(); };
-    CO_TRY(co_await with_volume(std::move(name), std::move(act)));
+    CO_TRY(co_await with_volume(std::move(name), std::move(act), record.id));
   }
-  for (std::size_t i = 0; is_group && i < group->names.size(); ++i) {
-    VolumeName name = group->names[i].volume;
+  for (std::size_t i = 0; is_group && i < members.size(); ++i) {
+    VolumeName name = members[i].name.volume;
     const std::string shown = name.to_string();
     if (find_attachment(name) == nullptr) continue;  // nobody writes to it
     VolumeAct act = [](Volume& volume) { return volume.pause(limits::kSnapshotPauseTime); };
-    auto paused = co_await with_volume(std::move(name), std::move(act));
+    auto paused = co_await with_volume(std::move(name), std::move(act), members[i].id);
     if (!paused.ok()) {
       co_return paused.take_error().context("no snapshot was taken, because of '" + shown + "'");
     }
-    group->paused.push_back(group->names[i].volume);
+    members[i].is_paused = true;
   }
-  for (std::size_t i = 0; i < group->names.size(); ++i) {
-    VolumeName name = group->names[i].volume;
-    const std::string shown = group->names[i].to_string();
-    VolumeAct act = [snapshot = group->names[i].snapshot](Volume& volume) {
-      return take_one(&volume, snapshot);
-    };
-    auto taken = co_await with_volume(std::move(name), std::move(act));
-    if (!taken.ok()) co_return taken.take_error().context("'" + shown + "'");
-    group->taken.push_back(group->names[i]);
+  for (SnapshotGroup::Member& member : members) {
+    VolumeName name = member.name.volume;
+    const std::string snapshot = member.name.snapshot;
+    VolumeAct act = [snapshot](Volume& volume) { return take_one(&volume, snapshot); };
+    auto all = co_await with_volume(std::move(name), std::move(act), member.id);
+    if (!all.ok()) co_return all.take_error().context("'" + member.name.to_string() + "'");
+    for (const SnapshotInfo& each : *all) {
+      if (each.name == snapshot) member.taken = each;
+    }
   }
   co_return Result<void>{};
+}
+
+SnapshotReport Host::report_snapshot(const VolumeName& name, const SnapshotInfo& snapshot) const {
+  SnapshotReport report;
+  report.name.volume = name;
+  report.name.snapshot = snapshot.name;
+  report.number = snapshot.number.value;
+  report.created = snapshot.created;
+  report.size_bytes = snapshot.size_bytes;
+  report.is_damaged = snapshot.is_damaged;
+  const VolumeName attachable{name.pool, name.volume + "@" + snapshot.name};
+  report.attached = find_attachment(attachable) != nullptr;
+  return report;
 }
 
 Task<Result<std::vector<SnapshotReport>>> Host::report_snapshots(
@@ -166,15 +184,7 @@ Task<Result<std::vector<SnapshotReport>>> Host::report_snapshots(
   }
   std::vector<SnapshotReport> reports;
   for (const SnapshotInfo& snapshot : snapshots) {
-    SnapshotReport report;
-    report.name.volume = name;
-    report.name.snapshot = snapshot.name;
-    report.number = snapshot.number.value;
-    report.created = snapshot.created;
-    report.size_bytes = snapshot.size_bytes;
-    report.is_damaged = snapshot.is_damaged;
-    const VolumeName attachable{name.pool, name.volume + "@" + snapshot.name};
-    report.attached = find_attachment(attachable) != nullptr;
+    SnapshotReport report = report_snapshot(name, snapshot);
     for (const CloneMark& mark : marks) {
       if (mark.snapshot.number != snapshot.number) continue;
       for (const VolumeRecord& volume : volumes) {  // a mark may outlive its clone
