@@ -9,23 +9,11 @@
 #include <random>
 
 #include "block/checked_device.h"
-#include "io/disk.h"
-#include "io/run_task.h"
-#include "io/temporary_directory.h"
-#include "pool/open_pool.h"
+#include "volume/testing_volume.h"
 #include "volume/volume.h"
 
 namespace holdfast {
 namespace {
-
-using Bytes = std::vector<std::byte>;
-
-Bytes pattern(std::size_t bytes, std::uint64_t seed) {
-  std::mt19937_64 random(seed);
-  Bytes made(bytes);
-  for (std::byte& b : made) b = static_cast<std::byte>(random());
-  return made;
-}
 
 // A request with its memory.
 struct Io {
@@ -36,36 +24,21 @@ struct Io {
   BlockStatus status{};
 };
 
-class VolumeCancelTest : public testing::Test {
+class VolumeCancelTest : public VolumeFixture {
  protected:
   static constexpr std::uint64_t kVolumeBytes = 64 * kMiB;
 
   VolumeCancelTest() {
-    loop_ = std::move(Loop::create()).value();
-    disk_ = std::make_unique<Disk>(*loop_);
-    PoolCreateOptions options;
-    options.segment_bytes = limits::kSegmentBytesMin;
-    const PoolContext context{*loop_, *disk_, "a test"};
-    pool_ = run(create_pool(context, "dir:" + pool_path(), options)).value();
-    VolumeCreateOptions disk;
-    disk.id.bytes[0] = std::byte{7};
-    disk.name = "disk";
-    disk.size_bytes = kVolumeBytes;
-    EXPECT_TRUE(run(Volume::create(*loop_, *pool_, disk)).ok());
-    volume_ = run(Volume::open(*loop_, *pool_, disk.id, {.checkpoint_idle = 1h})).value();
+    create_volume(7, kVolumeBytes);
+    volume_ = run(Volume::open(*loop_, *pool_, id_of(7), {.checkpoint_idle = 1h})).value();
     device_ = std::make_unique<CheckedDevice>(*volume_);
   }
   ~VolumeCancelTest() override {
     come_back();
-    run_until([&] { return device_->in_flight_count() == 0; });
+    wait_for([&] { return device_->in_flight_count() == 0; });
     EXPECT_TRUE(run(volume_->close()).ok());
-    device_.reset();
-    volume_.reset();
-    pool_.reset();
-    disk_.reset();
   }
 
-  std::string pool_path() const { return directory_.path() + "/pool"; }
   // The volume's directory goes out of sight: no new segment can be made, what is open stays open.
   void go_away() {
     std::filesystem::rename(pool_path() + "/volumes", pool_path() + "/away");
@@ -76,13 +49,6 @@ class VolumeCancelTest : public testing::Test {
     is_away_ = false;
   }
 
-  template <typename T>
-  T run(Task<T> task) {
-    return run_task<T>([this](const auto& done) { run_until(done); }, std::move(task));
-  }
-  void run_until(const std::function<bool()>& done) {
-    ASSERT_TRUE(loop_->run_until(done, 60s)) << "nothing came within a minute";
-  }
   void submit(Io& io, BlockOperation operation, std::uint64_t offset_bytes, Bytes memory,
               bool force_unit_access = false) {
     io.is_done = false;
@@ -104,8 +70,9 @@ class VolumeCancelTest : public testing::Test {
     };
     device_->submit(io.request);
   }
+  using VolumeFixture::wait_for;
   BlockStatus wait_for(Io& io) {
-    run_until([&] { return io.is_done; });
+    wait_for([&] { return io.is_done; });
     return io.status;
   }
   Bytes read(std::uint64_t offset_bytes, std::size_t count) {
@@ -122,7 +89,7 @@ class VolumeCancelTest : public testing::Test {
       submit(writes[i], BlockOperation::write, i * kWriteBytes, pattern(kWriteBytes, seed + i),
              force_unit_access);
     }
-    run_until([&] { return volume_->is_holding(); });
+    wait_for([&] { return volume_->is_holding(); });
   }
   std::size_t done_count(const std::deque<Io>& all) const {
     return static_cast<std::size_t>(
@@ -131,13 +98,9 @@ class VolumeCancelTest : public testing::Test {
   void turn() {
     bool is_over = false;
     loop_->post([&] { is_over = true; });
-    run_until([&] { return is_over; });
+    wait_for([&] { return is_over; });
   }
 
-  TemporaryDirectory directory_;
-  std::unique_ptr<Loop> loop_;
-  std::unique_ptr<Disk> disk_;
-  std::unique_ptr<Pool> pool_;
   std::unique_ptr<Volume> volume_;
   std::unique_ptr<CheckedDevice> device_;
   bool is_away_ = false;
@@ -193,7 +156,7 @@ TEST_F(VolumeCancelTest, NobodySeesACancelledWriteAppear) {
     }
   }
   EXPECT_NE(written_count, 0u) << "some stood in the log already";
-  run_until([&] { return !volume_->is_holding(); });
+  wait_for([&] { return !volume_->is_holding(); });
   for (std::size_t i = 0; i < reads.size(); ++i) {
     EXPECT_EQ(read(i * kWriteBytes, kWriteBytes), reads[i].memory)
         << "what was read first is what is there for good: " << i;
@@ -220,7 +183,7 @@ TEST_F(VolumeCancelTest, FlushesUnitAccessPartialBlocksAndDiscardsAreGivenBackTo
   EXPECT_EQ(done_count(writes), writes.size());
   EXPECT_EQ(done_count(others), others.size());
   come_back();
-  run_until([&] { return !volume_->is_holding(); });
+  wait_for([&] { return !volume_->is_holding(); });
   Io flush;
   submit(flush, BlockOperation::flush, 0, {});
   EXPECT_EQ(wait_for(flush), BlockStatus::ok);
@@ -242,7 +205,7 @@ TEST_F(VolumeCancelTest, OnlyRequestsThatAreOldEnoughFailWithAHoldThatLasts) {
   volume_->fail_held(MonotonicTime{} + 1ns);
   turn();
   EXPECT_EQ(count_expired(), 0);
-  run_until([&, until = loop_->now() + 5ms] { return loop_->now() > until; });
+  wait_for([&, until = loop_->now() + 5ms] { return loop_->now() > until; });
   const MonotonicTime between = loop_->now();
   Io late;
   submit(late, BlockOperation::write, 50 * kMiB, pattern(4096, 3));

@@ -22,6 +22,15 @@
 
 namespace holdfast {
 
+using Bytes = std::vector<std::byte>;
+
+inline Bytes pattern(std::size_t bytes, std::uint64_t seed) {
+  std::mt19937_64 random(seed);
+  Bytes made(bytes);
+  for (std::byte& b : made) b = static_cast<std::byte>(random());
+  return made;
+}
+
 // A pool of small segments, and whole blocks of its volumes.
 class VolumeFixture : public testing::Test {
  protected:
@@ -31,10 +40,10 @@ class VolumeFixture : public testing::Test {
   VolumeFixture() : loop_(Loop::create().value()), disk_(std::make_unique<Disk>(*loop_)) {
     PoolCreateOptions options;
     options.segment_bytes = limits::kSegmentBytesMin;
-    pool_ = run(create_pool(PoolContext{*loop_, *disk_, "a test"},
-                            "dir:" + directory_.path() + "/pool", options))
+    pool_ = run(create_pool(PoolContext{*loop_, *disk_, "a test"}, "dir:" + pool_path(), options))
                 .value();
   }
+  std::string pool_path() const { return directory_.path() + "/pool"; }
 
   template <typename T>
   T run(Task<T> task) {

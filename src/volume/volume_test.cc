@@ -11,60 +11,15 @@
 #include <fstream>
 #include <random>
 
-#include "io/disk.h"
-#include "io/run_task.h"
-#include "io/temporary_directory.h"
-#include "pool/open_pool.h"
+#include "volume/testing_volume.h"
 
 namespace holdfast {
 namespace {
 
-using Bytes = std::vector<std::byte>;
-
-Bytes pattern(std::size_t bytes, std::uint64_t seed) {
-  std::mt19937_64 random(seed);
-  Bytes made(bytes);
-  for (std::byte& b : made) b = static_cast<std::byte>(random());
-  return made;
-}
-
-class VolumeTest : public testing::Test {
+class VolumeTest : public VolumeFixture {
  protected:
-  VolumeTest() {
-    auto loop = Loop::create();
-    EXPECT_TRUE(loop.ok());
-    loop_ = std::move(loop).value();
-    disk_ = std::make_unique<Disk>(*loop_);
-    PoolCreateOptions options;
-    options.segment_bytes = limits::kSegmentBytesMin;
-    const PoolContext context{*loop_, *disk_, "a test"};
-    auto pool = run(create_pool(context, "dir:" + directory_.path() + "/pool", options));
-    EXPECT_TRUE(pool.ok()) << pool.error().message();
-    pool_ = std::move(pool).value();
-    id_.bytes[0] = std::byte{7};
-  }
-  ~VolumeTest() override {
-    volume_.reset();
-    pool_.reset();
-    disk_.reset();
-  }
-
-  template <typename T>
-  T run(Task<T> task) {
-    return run_task<T>([this](const auto& done) { run_loop(done); }, std::move(task));
-  }
-
-  void run_loop(const std::function<bool()>& done) {
-    ASSERT_TRUE(loop_->run_until(done, 60s)) << "nothing came within a minute";
-  }
-
   void make(std::uint64_t size_bytes) {
-    VolumeCreateOptions options;
-    options.id = id_;
-    options.name = "disk";
-    options.size_bytes = size_bytes;
-    const Result<void> made = run(Volume::create(*loop_, *pool_, options));
-    ASSERT_TRUE(made.ok()) << made.error().message();
+    create_volume(7, size_bytes);
     open();
   }
   void open() {
@@ -79,7 +34,7 @@ class VolumeTest : public testing::Test {
   }
   // Nothing is in flight: dropping the object is what SIGKILL leaves behind.
   void die() {
-    run_loop([] { return true; });
+    wait_for([] { return true; });
     volume_.reset();
   }
 
@@ -100,7 +55,7 @@ class VolumeTest : public testing::Test {
     };
     volume_->submit(request);
     EXPECT_FALSE(status.has_value()) << "completed inside submit()";
-    run_loop([&] { return status.has_value(); });
+    wait_for([&] { return status.has_value(); });
     return *status;
   }
   void write(std::uint64_t offset, Bytes bytes) {
@@ -112,11 +67,7 @@ class VolumeTest : public testing::Test {
     return bytes;
   }
 
-  TemporaryDirectory directory_;
-  std::unique_ptr<Loop> loop_;
-  std::unique_ptr<Disk> disk_;
-  std::unique_ptr<Pool> pool_;
-  VolumeId id_;
+  VolumeId id_ = id_of(7);
   VolumeOptions options_{.checkpoint_idle = 1h};  // nothing in the background where tests die
   std::unique_ptr<Volume> volume_;
 };
@@ -306,7 +257,7 @@ TEST_F(VolumeTest, ManyRequestsInFlightCompleteAndSurvive) {
     volume_->submit(item->request);
     items.push_back(std::move(item));
   }
-  run_loop([&] { return left == 0; });
+  wait_for([&] { return left == 0; });
   die();
   open();
   for (int i = 0; i < kRequests; ++i) {
