@@ -10,10 +10,8 @@ headers, pages of the map, copies) to what the guest wrote; "blocks only" counts
 copied blocks alone, which is what theory is about. Latencies say something on a quiet machine only;
 the amplification does not depend on it."""
 
-import argparse
 import json
 import math
-import os
 import statistics
 import sys
 import tempfile
@@ -22,6 +20,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 sys.dont_write_bytecode = True
 
+import options  # noqa: E402
 from support import programs  # noqa: E402
 from support.daemon import MIB, Daemon, test_root  # noqa: E402
 
@@ -179,11 +178,7 @@ def summary(result):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--bin-dir", help="where holdfastd, holdfast and vhost_bench are")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=int, default=10, help="of each measurement")
+    parser = options.parser_with(__doc__, "where holdfastd, holdfast and vhost_bench are", 5, 10)
     parser.add_argument("--size-mib", type=int, default=1024, help="of the volume")
     parser.add_argument("--segment-size", default="8M")
     parser.add_argument("--warm-up", type=float, default=4,
@@ -192,16 +187,12 @@ def main():
     parser.add_argument("--theta", type=float, nargs="+", default=[0, 0.99, 1.2],
                         help="of Zipf's law; 0: uniform")
     parser.add_argument("--depth", type=int, nargs="+", default=[32, 1])
-    parser.add_argument("--smoke", action="store_true",
-                        help="one round far too short to say anything: does it run?")
-    parser.add_argument("--json", metavar="FILE", help="write all figures there")
     arguments = parser.parse_args()
     if arguments.smoke:
         arguments.rounds, arguments.seconds, arguments.size_mib = 1, 1, 64
         arguments.segment_size, arguments.live, arguments.theta = "1M", [70], [0, 1.2]
         arguments.depth, arguments.warm_up = [32], 1
-    if arguments.bin_dir:
-        os.environ["HOLDFAST_BIN_DIR"] = str(Path(arguments.bin_dir).resolve())
+    options.use_programs_of(arguments)
     results = []
     for live in arguments.live:
         for theta in arguments.theta:

@@ -6,7 +6,6 @@ machine itself (processors, disk) makes of so much work. Rounds go over the case
 are compared. Says something of the loops only where there are processors to spare: two threads of
 the daemon and two fio run at once."""
 
-import argparse
 import json
 import os
 import statistics
@@ -18,6 +17,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 sys.dont_write_bytecode = True
 
+import options  # noqa: E402
 from support import fio, programs  # noqa: E402
 from support.daemon import Daemon, test_root  # noqa: E402
 
@@ -84,18 +84,11 @@ class Bench:
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--bin-dir", help="where holdfastd and holdfast are")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=int, default=10, help="of each measurement")
-    parser.add_argument("--smoke", action="store_true",
-                        help="one round far too short to say anything: does it run?")
-    parser.add_argument("--json", metavar="FILE", help="write all figures there")
+    parser = options.parser_with(__doc__, "where holdfastd and holdfast are", 5, 10)
     arguments = parser.parse_args()
     if arguments.smoke:
         arguments.rounds, arguments.seconds = 1, 1
-    if arguments.bin_dir:
-        os.environ["HOLDFAST_BIN_DIR"] = str(Path(arguments.bin_dir).resolve())
+    options.use_programs_of(arguments)
     cases = [ALONE, OTHER_LOOP, SAME_LOOP, OTHER_DAEMON]
     runs = {case: [] for case in cases}
     with tempfile.TemporaryDirectory(prefix="holdfast-loops-", dir=test_root()) as directory:

@@ -8,9 +8,7 @@ Each link of a chain writes one block of its own, so that no link can be left ou
 timed whole, the start of the program included; `holdfast volume list`, which does next to nothing,
 stands beside them."""
 
-import argparse
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -21,6 +19,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 sys.dont_write_bytecode = True
 
+import options  # noqa: E402
 from servers import QemuStorageDaemon, VhostExport  # noqa: E402
 from support import nbd, programs  # noqa: E402
 from support.daemon import MIB, Daemon, test_root  # noqa: E402
@@ -215,24 +214,16 @@ def print_all(results, arguments):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--bin-dir", help="where holdfastd, holdfast and vhost_bench are")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=int, default=5, help="of each measurement")
+    parser = options.parser_with(__doc__, "where holdfastd, holdfast and vhost_bench are", 3, 5)
     parser.add_argument("--size-mib", type=int, default=256, help="of the volumes that are read")
     parser.add_argument("--command-times", type=int, default=10)
     parser.add_argument("--depths", type=int, nargs="+", default=[0, 1, 100, 500],
                         help="links of the chains, the fewest first")
-    parser.add_argument("--smoke", action="store_true",
-                        help="one round far too short to say anything: does it run?")
-    parser.add_argument("--json", metavar="FILE", help="write all figures there")
     arguments = parser.parse_args()
     if arguments.smoke:
         arguments.rounds, arguments.seconds, arguments.size_mib = 1, 1, 32
         arguments.command_times, arguments.depths = 2, [0, 2]
-    if arguments.bin_dir:
-        os.environ["HOLDFAST_BIN_DIR"] = str(Path(arguments.bin_dir).resolve())
+    options.use_programs_of(arguments)
     with tempfile.TemporaryDirectory(prefix="holdfast-snapshots-", dir=test_root()) as path:
         directory = Path(path)
         daemon = Daemon(directory)

@@ -70,6 +70,10 @@ class HoldPause(GuestTest):
         return programs.wait_until(lambda: self.daemon.volume(f"small/{name}")["hold"], 60,
                                    f"{name} to be held")
 
+    def wait_for_flow(self, name):
+        programs.wait_until(lambda: self.daemon.volume(f"small/{name}")["hold"] is None, 60,
+                            "requests to flow")
+
     def wait_for_state(self, name, state, timeout_seconds=60):
         programs.wait_until(lambda: self.machine(name)["state"] == state, timeout_seconds,
                             f"the machine of {name} to be {state}")
@@ -119,8 +123,7 @@ class HoldPause(GuestTest):
         self.wait_for_hold("vhost")
         running.qmp.execute("stop")  # answered although its requests are held
         self.filler.unlink()
-        programs.wait_until(lambda: self.daemon.volume("small/vhost")["hold"] is None, 60,
-                            "requests to flow")
+        self.wait_for_flow("vhost")
         time.sleep(4)
         self.assertEqual(running.qmp.execute("query-status")["status"], "paused")
         running.qmp.execute("cont")
@@ -134,8 +137,7 @@ class HoldPause(GuestTest):
         self.wait_for_state("vhost", "left alone")
         running.qmp.execute("stop")
         self.filler.unlink()
-        programs.wait_until(lambda: self.daemon.volume("small/vhost")["hold"] is None, 60,
-                            "requests to flow")
+        self.wait_for_flow("vhost")
         time.sleep(4)
         self.assertEqual(running.qmp.execute("query-status")["status"], "paused")
         running.qmp.execute("cont")
