@@ -10,7 +10,7 @@
 namespace holdfast::format {
 namespace {
 
-constexpr std::uint64_t kKnownIncompatibleFeatures =
+constexpr std::uint64_t kKnownRootFeatures =
     kFeatureColdSegments | kFeatureSnapshots | kFeatureLineage;
 constexpr std::uint64_t kSegmentNumberEnd = std::uint64_t{1}
                                             << (64 - BlockLocation::kBlockIndexBits);
@@ -170,8 +170,8 @@ Result<Root> decode_root(std::span<const std::byte> bytes, const RootId& id) {
   const auto ancestors = in.get<std::uint32_t>();
   root.newest_snapshot = {in.get<std::uint64_t>()};
   root.parent_snapshot = {in.get<std::uint64_t>()};
-  if ((root.incompatible_features & ~kKnownIncompatibleFeatures) != 0) {
-    const int bit = __builtin_ctzll(root.incompatible_features & ~kKnownIncompatibleFeatures);
+  if ((root.incompatible_features & ~kKnownRootFeatures) != 0) {
+    const int bit = __builtin_ctzll(root.incompatible_features & ~kKnownRootFeatures);
     return Error(ErrorCode::unsupported,
                  "volume " + id.volume.to_string() + " uses feature bit " + std::to_string(bit) +
                      ", which this program does not know: use the program that wrote it, or a "

@@ -22,9 +22,9 @@ namespace holdfast {
 namespace {
 
 constexpr int kSocketBufferBytes = 1 << 20;
-constexpr std::size_t kVectorsPerCallMax = IOV_MAX;
+constexpr std::size_t kVectorsPerMessageMax = IOV_MAX;
 constexpr Duration kAcceptRetryDelay = 100ms;
-constexpr int kTransientRetriesMax = 64;
+constexpr int kSendRetriesMax = 64;
 
 void enlarge_buffers(int descriptor) {
   // The first form passes the system's limit where we may; neither is needed for correctness.
@@ -154,7 +154,7 @@ class Connection final : public LoopOrphan {
     }
     message_ = {};
     message_.msg_iov = vectors_.data();
-    message_.msg_iovlen = std::min(vectors_.size(), kVectorsPerCallMax);
+    message_.msg_iovlen = std::min(vectors_.size(), kVectorsPerMessageMax);
     if (sent_descriptor_ >= 0) {
       message_.msg_control = send_control_;
       message_.msg_controllen = sizeof send_control_;
@@ -183,7 +183,7 @@ class Connection final : public LoopOrphan {
     if (!orphaned_) {
       // A socket that the peer has made non-blocking is not waited for by the kernel: a few tries,
       // then it counts as one that cannot be written.
-      if (result == -EINTR || (result == -EAGAIN && ++send_retries_ < kTransientRetriesMax)) {
+      if (result == -EINTR || (result == -EAGAIN && ++send_retries_ < kSendRetriesMax)) {
         return loop_.start(sending_);
       }
       if (result > 0) {

@@ -11,7 +11,7 @@
 namespace holdfast::vhost {
 namespace {
 
-struct Descriptor {
+struct ChainDescriptor {
   std::uint64_t address;
   std::uint32_t length_bytes;
   std::uint16_t flags;
@@ -19,7 +19,7 @@ struct Descriptor {
 };
 
 // Copied once: the guest may change its own at any time.
-Descriptor load_descriptor(const std::byte* table, std::size_t index) {
+ChainDescriptor load_descriptor(const std::byte* table, std::size_t index) {
   std::byte copy[kDescriptorBytes];
   std::memcpy(copy, table + index * kDescriptorBytes, sizeof copy);
   // The compiler must not look at the table again.
@@ -52,7 +52,7 @@ bool Queue::gather(Request& request) {
       device_.break_down(VhostFault::descriptor_loop);
       return false;
     }
-    const Descriptor descriptor = load_descriptor(table, index);
+    const ChainDescriptor descriptor = load_descriptor(table, index);
     if ((descriptor.flags & kDescriptorIndirect) != 0) {
       const std::uint32_t bytes = descriptor.length_bytes;
       const auto inner = device_.memory.guest_bytes(descriptor.address, bytes);
