@@ -28,7 +28,8 @@ help:
 	@echo
 	@echo '  make demo      a Linux guest on a Holdfast volume, its daemon killed while it writes'
 	@echo '  make test      all tests; ends with the summary of ctest'
-	@echo '  make bench     Holdfast beside qemu-storage-daemon and nbdkit, in one run'
+	@echo '  make bench     Holdfast beside qemu-storage-daemon and nbdkit, in one run;'
+	@echo '                 snapshots and clones beside qcow2 chains'
 	@echo '  make soak      the simulator on fresh seeds for SOAK_SECONDS ($(SOAK_SECONDS)), then a'
 	@echo '                 guest on bad storage, FAULT_SECONDS ($(FAULT_SECONDS)) for each fault'
 	@echo '  make fuzz      every fuzz target for FUZZ_SECONDS ($(FUZZ_SECONDS)) each'
@@ -64,7 +65,9 @@ test:
 
 bench: build
 	@tools/install_packages bench
+	@cmake --build $(BUILD_DIR) -j $(JOBS) --target vhost_bench
 	@bench/run.py --bin-dir $(BUILD_DIR)/bin $(BENCH_ARGUMENTS)
+	@bench/snapshots.py --bin-dir $(BUILD_DIR)/bin
 
 soak:
 	@tools/install_packages build test

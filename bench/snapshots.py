@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
 """What snapshots and clones cost: the time of the commands on a large volume, the latency of writes
-while snapshots are taken all the time, and random reads at the end of a chain of clones beside a
-qcow2 chain of the same length.
+while snapshots are taken all the time, and random reads at the end of a chain of clones, and of a
+volume with as many snapshots, beside a qcow2 chain of the same length.
 
-Each link of a chain writes one block of its own, so that no link can be left out. Commands are
-timed whole, the start of the program included; `holdfast volume list`, which does next to nothing,
+Each link of a chain writes one block of its own, so that no link can be left out; a block is
+written before each snapshot. Commands are timed whole, the start of the program included; `holdfast volume list`, which does next to nothing,
 stands beside them."""
 
 import json
@@ -140,6 +140,27 @@ def make_clones(daemon, depths, arguments):
             for depth in depths}
 
 
+def make_snapshots(daemon, counts, arguments):
+    """Filled volumes with so many snapshots; their sockets."""
+    sockets = {}
+    for count in counts:
+        name = f"pool/kept{count}"
+        daemon.call("volume", "create", name, "--size", f"{arguments.size_mib}M")
+        attached = daemon.call("attach", name, "--vhost")
+        load(attached["socket"], "--op", "fill", "--block-bytes", MIB, "--depth", 8)
+        daemon.call("detach", name)
+        attached = daemon.call("attach", name)
+        client = nbd.Client(attached["socket"])
+        client.connect(name.partition("/")[2])
+        for number in range(1, count + 1):
+            client.write(number * BLOCK_BYTES, bytes([number % 255]) * BLOCK_BYTES)
+            daemon.call("snapshot", "create", f"{name}@{number}")
+        client.close()
+        daemon.call("detach", name)
+        sockets[count] = daemon.call("attach", name, "--vhost")["socket"]
+    return sockets
+
+
 class Qcow2Chain(VhostExport, QemuStorageDaemon):
     """qemu-storage-daemon on the last of `links` images, each over the one before it."""
 
@@ -171,13 +192,17 @@ def reads(socket, arguments, seed):
 
 
 def chains(daemon, directory, arguments):
-    sockets = make_clones(daemon, arguments.depths, arguments)
-    result = {"holdfast": {depth: [] for depth in sockets}, "qcow2": {}}
+    depths = arguments.depths
+    sockets = {("clones", depth): socket
+               for depth, socket in make_clones(daemon, depths, arguments).items()}
+    sockets |= {("snapshots", count): socket
+                for count, socket in make_snapshots(daemon, depths[-1:], arguments).items()}
+    result = {"clones": {depth: [] for depth in depths}, "snapshots": {depths[-1]: []}, "qcow2": {}}
     for socket in sockets.values():
         reads(socket, arguments, 0)  # whose map is not in memory yet
     for number in range(arguments.rounds):
-        for depth, socket in sockets.items():
-            result["holdfast"][depth].append(reads(socket, arguments, number + 1))
+        for (kind, count), socket in sockets.items():
+            result[kind][count].append(reads(socket, arguments, number + 1))
     for depth in arguments.depths:
         server = Qcow2Chain(directory / f"qcow2-{depth}", arguments.size_mib * MIB, depth)
         try:
@@ -202,14 +227,19 @@ def print_all(results, arguments):
         cells = [statistics.median(each[key] for each in busy[side])
                  for key in ("iops", "p50", "p99")]
         print(f"| {side} | " + " | ".join(f"{cell:.0f}" for cell in cells) + " |")
-    print("\n4 KiB random reads/s, depth 8, at the end of a chain; medians")
-    print("| links | holdfast | of no link | qcow2 | of no link |\n|---|---|---|---|---|")
+    print("\n4 KiB random reads/s, depth 8; medians")
+    print("| links or snapshots | clones | of no link | volume with snapshots | of no link "
+          "| qcow2 chain | of no link |\n|---|---|---|---|---|---|---|")
+    none = arguments.depths[0]
     for depth in arguments.depths:
         cells = []
-        for who in ("holdfast", "qcow2"):
-            value, first = (statistics.median(results["chains"][who][at])
-                            for at in (depth, arguments.depths[0]))
-            cells += [f"{value:.0f}", f"{value / first:.2f}"]
+        for kind, base in (("clones", "clones"), ("snapshots", "clones"), ("qcow2", "qcow2")):
+            if depth not in results["chains"][kind]:
+                cells += ["", ""]
+                continue
+            value = statistics.median(results["chains"][kind][depth])
+            cells += [f"{value:.0f}",
+                      f"{value / statistics.median(results['chains'][base][none]):.2f}"]
         print(f"| {depth} | " + " | ".join(cells) + " |")
 
 
