@@ -26,7 +26,7 @@ inline constexpr std::size_t kPoolsMax = 64;
 inline constexpr std::size_t kSnapshotsPerVolumeMax = 4096;
 inline constexpr std::size_t kSnapshotGroupMax = 64;  // volumes whose snapshots are one moment
 inline constexpr Duration kSnapshotPauseTime = 5s;    // for their requests to come to an end
-inline constexpr std::size_t kDiffExtentsMax = 8192;    // of one answer; the next continues
+inline constexpr std::size_t kDiffExtentsMax = 8192;  // of one answer; the next continues
 inline constexpr std::size_t kCloneDepthMax = 1000;   // ancestors whose segments a clone refers to
 
 // Records: one header block, then payload.
@@ -209,6 +209,16 @@ inline constexpr std::size_t kVhostSessionsMax = 4;  // of one volume; one of th
 inline constexpr Duration kVhostPollTimeMax = 32us;  // looks for new requests before it sleeps
 inline constexpr Duration kVhostPollTimeMin = 4us;
 inline constexpr std::size_t kSharedMappingsMax = 8192;  // of the whole daemon
+
+// Images in and out.
+inline constexpr std::size_t kRbdNameBytesMax = 4096;  // of a snapshot, in a stream of `rbd`
+inline constexpr std::size_t kTransfersMax = 64;       // imports and exports at a time
+// One whose program has gone (it has no connection any more) is undone after so long; one whose
+// program never came, later.
+inline constexpr Duration kTransferGoneTime = 1s;
+inline constexpr Duration kTransferStartTime = 30s;
+inline constexpr Duration kTransferWatchTime = 500ms;  // between looks
+inline constexpr Duration kTransferRetryTime = 5s;     // after undoing one failed
 
 // Control interface.
 inline constexpr std::size_t kApiBodyBytesMax = 1 * kMiB;
