@@ -277,6 +277,16 @@ Json to_json(const DiffReport& report) {
           {"next_bytes", or_null(report.next_bytes)}};
 }
 
+Json to_json(const TransferAnswer& answer) {
+  return {{"pool", answer.transfer.pool},
+          {"transfer", answer.transfer.volume},
+          {"snapshot", text_or_null(answer.snapshot)},
+          {"shared", answer.is_shared},
+          {"size_bytes", answer.size_bytes},
+          {"socket", answer.socket_path},
+          {"uri", answer.uri}};
+}
+
 Json limits_to_json() {
   return {{"pools", limits::kPoolsMax},
           {"volumes_per_pool", limits::kVolumesPerPoolMax},

@@ -26,6 +26,7 @@ Json to_json(const SnapshotReport& report);
 Json to_json(const std::vector<SnapshotReport>& reports);
 Json to_json(const AttachAnswer& answer);
 Json to_json(const DiffReport& report);
+Json to_json(const TransferAnswer& answer);
 Json limits_to_json();
 Json text_or_null(const std::string& text);
 

@@ -239,12 +239,59 @@ Result<Json> diff_volume(const Call& call) {
       TRY(call.host().call<DiffReport>([query](Host& host) { return host.diff_volume(query); })));
 }
 
+VolumeName transfer_name(const Call& call) {
+  return {call.parts.at("pool"), call.parts.at("transfer")};
+}
+
+Result<Json> import_volume(const Call& call) {
+  const BodyReader body =
+      TRY(BodyReader::parse(call.request.body, {"size_bytes", "since", "snapshot"}));
+  ImportRequest request;
+  request.name = call.volume_name();
+  request.size_bytes = TRY(body.number("size_bytes"));
+  request.since = TRY(body.text_or("since", ""));
+  request.snapshot = TRY(body.text_or("snapshot", ""));
+  return to_json(TRY(call.host().call<TransferAnswer>(
+      [request](Host& host) { return host.begin_import(request); })));
+}
+
+Result<Json> export_volume(const Call& call) {
+  const BodyReader body = TRY(BodyReader::parse(call.request.body, {"snapshot"}));
+  ExportRequest request;
+  request.volume = call.volume_name();
+  request.snapshot = TRY(body.text_or("snapshot", ""));
+  return to_json(TRY(call.host().call<TransferAnswer>(
+      [request](Host& host) { return host.begin_export(request); })));
+}
+
+Result<Json> step_transfer(const Call& call) {
+  const BodyReader body = TRY(BodyReader::parse(call.request.body, {"size_bytes", "snapshot"}));
+  ImportStepRequest request;
+  request.transfer = transfer_name(call);
+  request.size_bytes = TRY(body.number("size_bytes"));
+  request.snapshot = TRY(body.text_or("snapshot", ""));
+  return to_json(TRY(call.host().call<TransferAnswer>(
+      [request](Host& host) { return host.step_import(request); })));
+}
+
+Result<Json> finish_transfer(const Call& call) {
+  const VolumeName name = transfer_name(call);
+  return to_json(
+      TRY(call.host().call<VolumeReport>([name](Host& host) { return host.finish_import(name); })));
+}
+
+Result<Json> delete_transfer(const Call& call) {
+  const VolumeName name = transfer_name(call);
+  TRY(call.host().call<DoneAnswer>([name](Host& host) { return host.end_transfer(name); }));
+  return Json{{"pool", name.pool}, {"transfer", name.volume}, {"ended", true}};
+}
+
 struct Route {
   RouteDescription description;
   Result<Json> (*handler)(const Call& call);
 };
 
-constexpr std::array<Route, 22> kRoutes = {{
+constexpr std::array<Route, 27> kRoutes = {{
     {{"GET", "/v1/status", "The daemon, its pools and what it serves", 200}, get_status},
     {{"GET", "/v1/pools", "The open pools", 200}, get_pools},
     {{"POST", "/v1/pools", "Open a pool, or create one", 200}, post_pools},
@@ -283,6 +330,19 @@ constexpr std::array<Route, 22> kRoutes = {{
      clone_snapshot},
     {{"POST", "/v1/pools/{pool}/volumes/{volume}/diff", "Where content differs, part by part", 200},
      diff_volume},
+    {{"POST", "/v1/pools/{pool}/volumes/{volume}/import",
+      "Begin an import: a volume to be written over NBD", 201},
+     import_volume},
+    {{"POST", "/v1/pools/{pool}/volumes/{volume}/export",
+      "Begin an export: a snapshot to be read over NBD", 201},
+     export_volume},
+    {{"POST", "/v1/pools/{pool}/transfers/{transfer}/step",
+      "Within an import: take a snapshot, change the size", 200},
+     step_transfer},
+    {{"POST", "/v1/pools/{pool}/transfers/{transfer}/finish", "End an import well", 200},
+     finish_transfer},
+    {{"DELETE", "/v1/pools/{pool}/transfers/{transfer}", "End an export, or undo an import", 200},
+     delete_transfer},
 }};
 
 std::string_view next_part(std::string_view& path) {

@@ -56,7 +56,7 @@ TEST(OpenApiTest, EveryOperationHasItsSuccessItsErrorsAndItsParameters) {
       if (parameter.at("in") == "path") parameters.insert(parameter.at("name").get<std::string>());
     }
     std::set<std::string> expected;
-    for (const char* name : {"pool", "volume", "snapshot"}) {
+    for (const char* name : {"pool", "volume", "snapshot", "transfer"}) {
       if (route.pattern.find("{" + std::string(name) + "}") != std::string_view::npos)
         expected.insert(name);
     }
@@ -90,6 +90,7 @@ TEST(OpenApiTest, SchemasHaveTheMembersThatAreSent) {
   EXPECT_EQ(members(schemas.at("Hold")), members(json.at("hold")));
   EXPECT_EQ(members(schemas.at("Statistics")), members(json.at("statistics")));
   EXPECT_EQ(members(schemas.at("Attached")), members(to_json(AttachAnswer{})));
+  EXPECT_EQ(members(schemas.at("Transfer")), members(to_json(TransferAnswer{})));
   EXPECT_EQ(members(schemas.at("Snapshot")), members(to_json(SnapshotReport{})));
 }
 

@@ -72,6 +72,25 @@ struct CloneRequest {
   std::string name;  // of the new volume, in the same pool
 };
 
+// Images in and out: what is served for them, to the program that asked and to nobody else.
+struct ImportRequest {
+  VolumeName name;
+  std::uint64_t size_bytes = 0;
+  std::string since;     // empty: into a new volume; else what changed since this snapshot of it
+  std::string snapshot;  // to be taken when all is there; empty: none
+};
+
+struct ExportRequest {
+  VolumeName volume;
+  std::string snapshot;  // empty: the volume as it is now
+};
+
+struct ImportStepRequest {
+  VolumeName transfer;
+  std::string snapshot;  // of all that is there; empty: none
+  std::uint64_t size_bytes = 0;
+};
+
 struct DiffQuery {
   VolumeName volume;
   std::string snapshot;  // empty: the volume as it is now
@@ -263,6 +282,15 @@ struct AttachAnswer {
   VolumeName name;
   AttachmentReport attachment;
   std::string warning;
+};
+
+struct TransferAnswer {
+  VolumeName transfer;     // what it is called, which is also the export's name
+  std::string snapshot;    // that is exported
+  bool is_shared = false;  // it was attached already: there is nothing to end
+  std::uint64_t size_bytes = 0;
+  std::string socket_path;
+  std::string uri;
 };
 
 struct DoneAnswer {

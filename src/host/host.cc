@@ -94,12 +94,25 @@ Task<Result<void>> Host::start() {
   for (const SavedVolumeSettings& settings : saved.volume_settings) {
     volume_holds_[{settings.pool, settings.volume}] = settings.hold;
   }
+  for (const SavedTransfer& left : saved.transfers) {
+    auto transfer = std::make_unique<Transfer>();
+    transfer->served = {left.pool, left.volume};
+    transfer->kind = left.kind;
+    transfer->name = left.name;
+    transfer->since = left.since;
+    transfer->snapshot = left.snapshot;
+    transfer->is_under_command = false;
+    transfer->is_orphan = true;
+    const VolumeName served = transfer->served;
+    transfers_.emplace(served, std::move(transfer));
+  }
   paused_before_ = saved.paused_machines;
   running_ = true;
   background_.spawn(watch_space());
   co_await listen_for_all();
   for (const PoolLocation& pool : saved.pools) background_.spawn(keep_opening(pool.name));
   background_.spawn(watch_holds());
+  background_.spawn(watch_transfers());
   // Orphans (their pool was lost from the state) cannot be served, and say so.
   for (auto& [name, attachment] : attachments_) {
     if (pools_.contains(name.pool)) continue;
@@ -186,12 +199,16 @@ HostState Host::state() const {
   HostState state;
   for (const auto& [name, entry] : pools_) state.pools.push_back({name, entry->location});
   for (const auto& [name, attachment] : attachments_) {
-    if (attachment->state == ServiceState::detaching) continue;
+    if (attachment->state == ServiceState::detaching || transfers_.contains(name)) continue;
     state.attachments.push_back({name.pool, name.volume, attachment->protocol,
                                  attachment->read_only, attachment->since, attachment->qmp_path});
   }
   for (const auto& [name, hold] : volume_holds_) {
     state.volume_settings.push_back({name.pool, name.volume, hold});
+  }
+  for (const auto& [served, transfer] : transfers_) {
+    state.transfers.push_back({served.pool, served.volume, transfer->kind, transfer->name,
+                               transfer->since, transfer->snapshot});
   }
   state.paused_machines = paused_before_;
   for (const auto& [path, machine] : machines_) {

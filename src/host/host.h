@@ -86,6 +86,16 @@ class Host {
   Task<Result<VolumeReport>> clone_volume(CloneRequest request);
   Task<Result<DiffReport>> diff_volume(DiffQuery query);
 
+  // Images in and out: what is returned is served to the caller. Once the caller has no connection
+  // to it any more, or the daemon has died, all that was done is undone: what an import made is
+  // removed, what it changed is rolled back.
+  Task<Result<TransferAnswer>> begin_import(ImportRequest request);
+  Task<Result<TransferAnswer>> begin_export(ExportRequest request);
+  Task<Result<TransferAnswer>> step_import(ImportStepRequest request);
+  Task<Result<VolumeReport>> finish_import(VolumeName transfer);
+  // Ends an export; undoes an import.
+  Task<Result<DoneAnswer>> end_transfer(VolumeName transfer);
+
   // A volume, or a snapshot ("disk1@monday" as the volume), which is served read-only.
   Task<Result<AttachAnswer>> attach(AttachRequest request);
   Task<Result<DoneAnswer>> detach(VolumeName name);
@@ -96,6 +106,7 @@ class Host {
   struct PoolEntry;
   struct Attachment;
   struct ThickVolume;
+  struct Transfer;
   class PoolUse;
 
   // host.cc
@@ -125,7 +136,24 @@ class Host {
   PoolReport::Space space_report(const PoolEntry& entry) const;
   PoolReport::Volumes volumes_report(const PoolEntry& entry) const;
 
+  // host_transfers.cc
+  Result<void> check_not_importing(const VolumeName& name) const;
+  Result<Transfer*> find_transfer(const VolumeName& name) const;
+  Result<void> check_new_transfer(const VolumeName& served) const;
+  Task<Result<void>> record_transfer(Transfer transfer);
+  Task<Result<TransferAnswer>> serve_transfer(VolumeName served);
+  Task<Result<TransferAnswer>> begin_new(ImportRequest request);
+  Task<Result<TransferAnswer>> begin_change(ImportRequest request);
+  Task<Result<void>> check_unchanged(VolumeName name, std::string since);
+  Task<Result<void>> resize_served(VolumeName served, std::uint64_t size_bytes);
+  Task<Result<void>> name_imported(Transfer* transfer);
+  Task<Result<void>> undo(VolumeName served);
+  Task<Result<void>> undo_stored(Transfer* transfer, PoolEntry* entry);
+  Task<void> try_undo(VolumeName served);
+  Task<void> watch_transfers();
+
   // host_volumes.cc
+  Task<Result<VolumeReport>> make_volume(CreateVolumeRequest request);
   static VolumeId new_volume_id(Executor& executor);
   Task<Result<VolumeRecord>> find_volume(Pool& pool, VolumeName name);
   Task<Result<VolumeReport>> report_volume(Pool& pool, VolumeName name, VolumeRecord record);
@@ -163,6 +191,7 @@ class Host {
   Result<void> check_socket(const Attachment& fresh) const;
   std::size_t least_loaded() const;
   Task<void> listen_for_all();
+  Task<Result<Attachment*>> add_attachment(AttachRequest request);
   Task<Result<void>> serve(Attachment& attachment);
   Task<void> stop_serving(Attachment& attachment);
   Task<void> finish_detach(NameLocks::Lock lock, VolumeName name);
@@ -198,6 +227,7 @@ class Host {
   std::map<std::string, std::unique_ptr<PoolEntry>> pools_;
   std::map<VolumeName, std::unique_ptr<Attachment>> attachments_;
   std::vector<std::unique_ptr<ServiceLoop>> loops_;
+  std::map<VolumeName, std::unique_ptr<Transfer>> transfers_;      // by what is served
   std::map<VolumeName, HoldSettings> volume_holds_;                // but empty ones
   std::map<std::string, std::unique_ptr<MachinePause>> machines_;  // by the path of the monitor
   std::vector<std::string> paused_before_;  // by a daemon before; until machines_ has them

@@ -124,6 +124,7 @@ Task<Result<AttachAnswer>> Host::attach(AttachRequest request) {
   request.read_only = request.read_only || is_snapshot;
   const NameLocks::Lock lock = co_await locks_.acquire(full_name);
   CO_TRY(check_running());
+  CO_TRY(check_not_importing(request.name));
   AttachAnswer answer;
   answer.name = request.name;
   if (Attachment* present = find_attachment(request.name)) {
@@ -147,6 +148,18 @@ Task<Result<AttachAnswer>> Host::attach(AttachRequest request) {
     answer.attachment = report(*present);
     co_return answer;
   }
+  AttachRequest wanted = request;
+  CO_TRY_ASSIGN(const Attachment* const attachment, co_await add_attachment(std::move(wanted)));
+  log_info("volume " + full_name + " is attached " + mode_name(request.read_only) + " at " +
+           socket_path(*attachment));
+  answer.warning = co_await save_state();
+  answer.attachment = report(*attachment);
+  co_return answer;
+}
+
+// Makes an attachment, and serves it. Under the volume's lock.
+Task<Result<Host::Attachment*>> Host::add_attachment(AttachRequest request) {
+  const std::string full_name = request.name.to_string();
   CO_TRY_ASSIGN(PoolEntry * entry, find_open_pool(request.name.pool));
   const PoolUse use(*entry);
   VolumeName volume{request.name.pool, split_snapshot(request.name.volume).first};
@@ -172,11 +185,7 @@ Task<Result<AttachAnswer>> Host::attach(AttachRequest request) {
     attachments_.erase(request.name);
     co_return served.take_error().context("attach '" + full_name + "'");
   }
-  log_info("volume " + full_name + " is attached " + mode_name(request.read_only) + " at " +
-           socket_path(attachment));
-  answer.warning = co_await save_state();
-  answer.attachment = report(attachment);
-  co_return answer;
+  co_return &attachment;
 }
 
 // Has the volume's loop open it. Under the volume's lock.
@@ -222,6 +231,7 @@ Task<void> Host::stop_serving(Attachment& attachment) {
 Task<Result<DoneAnswer>> Host::detach(VolumeName name) {
   NameLocks::Lock lock = co_await locks_.acquire(name.to_string());
   CO_TRY(check_running());
+  CO_TRY(check_not_importing(name));
   Attachment* attachment = find_attachment(name);
   if (attachment == nullptr) {
     CO_TRY_ASSIGN(PoolEntry * entry, find_open_pool(name.pool));

@@ -16,6 +16,8 @@
 
 namespace holdfast {
 
+Result<void> check_volume_size(std::uint64_t size_bytes);
+
 // What the volumes of a pool take.
 struct Host::PoolCount {
   struct Volume {
@@ -82,6 +84,19 @@ struct Host::Attachment {
   // As its loop last said; only where somebody wants to know.
   bool is_hold_known = false;
   std::optional<Duration> held;
+};
+
+// An import or export under way, or one that is to be undone.
+struct Host::Transfer {
+  VolumeName served;  // its attachment
+  SavedTransferKind kind = SavedTransferKind::read;
+  std::string name;              // make: of the volume when all is there
+  std::string since;             // change: the snapshot to go back to
+  std::string snapshot;          // make, change: taken at the end; read: removed at the end
+  bool is_under_command = true;  // of its program, or of our own
+  bool had_client = false;
+  bool is_orphan = false;  // of a daemon before this one
+  MonotonicTime alone_since{};
 };
 
 // An operation that needs the pool to stay open.

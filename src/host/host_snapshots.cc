@@ -95,6 +95,9 @@ Task<Result<std::vector<SnapshotReport>>> Host::create_snapshots(std::vector<Sna
     locks.push_back(std::move(lock));
   }
   CO_TRY(check_running());
+  for (const VolumeName& volume : volumes) {
+    CO_TRY(check_not_importing(volume));
+  }
   SnapshotGroup group;
   for (SnapshotName& name : names) group.members.push_back({std::move(name), {}, false, {}});
   Result<void> done = co_await take_group(&group);
@@ -214,6 +217,7 @@ Task<Result<DoneAnswer>> Host::remove_snapshot(SnapshotName name) {
   const NameLocks::Lock lock = co_await locks_.acquire(std::move(volume_lock));
   const NameLocks::Lock second = co_await locks_.acquire(std::move(snapshot_lock));
   CO_TRY(check_running());
+  CO_TRY(check_not_importing(name.volume));
   VolumeName listed = name.volume;
   CO_TRY_ASSIGN(const std::vector<SnapshotReport> all, co_await list_snapshots(std::move(listed)));
   const auto found = std::find_if(all.begin(), all.end(), [&](const SnapshotReport& each) {
@@ -245,6 +249,7 @@ Task<Result<VolumeReport>> Host::rollback(SnapshotName name) {
   std::string volume_lock = full_name;
   const NameLocks::Lock lock = co_await locks_.acquire(std::move(volume_lock));
   CO_TRY(check_running());
+  CO_TRY(check_not_importing(name.volume));
   if (find_attachment(name.volume) != nullptr) {
     co_return Error(ErrorCode::busy, "volume '" + full_name +
                                          "' is attached, and its content would change under its "
@@ -279,6 +284,8 @@ Task<Result<VolumeReport>> Host::clone_volume(CloneRequest request) {
   const NameLocks::Lock first_lock = co_await locks_.acquire(std::move(first));
   const NameLocks::Lock second_lock = co_await locks_.acquire(std::move(second));
   CO_TRY(check_running());
+  CO_TRY(check_not_importing(parent));
+  CO_TRY(check_not_importing(target));
   CO_TRY_ASSIGN(PoolEntry * entry, find_open_pool(parent.pool));
   const PoolUse use(*entry);
   CO_TRY_ASSIGN(const VolumeRecord record, co_await find_volume(*entry->pool, parent));

@@ -108,6 +108,17 @@ class HostTest : public testing::Test {
   Result<DoneAnswer> detach(const VolumeName& name) {
     return host_->call<DoneAnswer>([name](Host& host) { return host.detach(name); });
   }
+  Result<TransferAnswer> begin_import(const ImportRequest& request) {
+    return host_->call<TransferAnswer>(
+        [request](Host& host) { return host.begin_import(request); });
+  }
+  Result<TransferAnswer> begin_export(const ExportRequest& request) {
+    return host_->call<TransferAnswer>(
+        [request](Host& host) { return host.begin_export(request); });
+  }
+  Result<DoneAnswer> end_transfer(const VolumeName& name) {
+    return host_->call<DoneAnswer>([name](Host& host) { return host.end_transfer(name); });
+  }
   StatusReport status() {
     auto result = host_->call<StatusReport>([](Host& host) { return host.status(); });
     EXPECT_TRUE(result.ok());
@@ -578,6 +589,70 @@ TEST_F(HostTest, AnAttachThatFailsLeavesNoSocket) {
   EXPECT_FALSE(attach(disk_).ok());
   EXPECT_FALSE(std::filesystem::exists(directory_ + "/run/vms.disk1.nbd.sock"));
   EXPECT_TRUE(status().volumes.empty());
+}
+
+TEST_F(HostTest, WhatIsImportedHasAnotherNameUntilItIsWhole) {
+  ASSERT_TRUE(create_pool("vms").ok());
+  const auto begun = begin_import({disk_, 8 * kMiB, "", "whole"});
+  ASSERT_TRUE(begun.ok()) << begun.error().message();
+  const VolumeName importing{"vms", "disk1.importing"};
+  EXPECT_EQ(begun->transfer, importing);
+  EXPECT_EQ(begun->size_bytes, 8 * kMiB);
+  expect_refusal(attach(importing), ErrorCode::busy, "being imported");
+  expect_refusal(detach(importing), ErrorCode::busy, "being imported");
+  expect_refusal(remove(importing), ErrorCode::busy, "being imported");
+  expect_refusal(create_volume(disk_), ErrorCode::busy, "being imported as");
+  expect_refusal(begin_import({disk_, 8 * kMiB, "", ""}), ErrorCode::busy, "already");
+  const auto finished =
+      host_->call<VolumeReport>([importing](Host& host) { return host.finish_import(importing); });
+  ASSERT_TRUE(finished.ok()) << finished.error().message();
+  EXPECT_EQ(finished->name, disk_);
+  EXPECT_FALSE(finished->attachment.has_value());
+  const auto snapshots = host_->call<std::vector<SnapshotReport>>(
+      [this](Host& host) { return host.list_snapshots(disk_); });
+  ASSERT_TRUE(snapshots.ok());
+  ASSERT_EQ(snapshots->size(), 1u);
+  EXPECT_EQ(snapshots->front().name.snapshot, "whole");
+  expect_refusal(end_transfer(importing), ErrorCode::not_found, "any more");
+  expect_refusal(begin_import({disk_, 8 * kMiB, "", ""}), ErrorCode::already_exists, "vms/disk1");
+}
+
+TEST_F(HostTest, TransfersThatEndBadlyLeaveNothingOverARestartToo) {
+  ASSERT_TRUE(create_pool("vms").ok());
+  ASSERT_TRUE(create_volume(disk_, 8 * kMiB).ok());
+  const std::vector<SnapshotName> first = {{disk_, "first"}};
+  const auto snapshot = host_->call<std::vector<SnapshotReport>>(
+      [first](Host& host) { return host.create_snapshots(first); });
+  ASSERT_TRUE(snapshot.ok()) << snapshot.error().message();
+  const VolumeName made{"vms", "new.importing"};
+  for (const bool restarts : {false, true}) {
+    const auto read = begin_export({disk_, ""});
+    ASSERT_TRUE(read.ok()) << read.error().message();
+    ASSERT_TRUE(begin_import({{"vms", "new"}, 8 * kMiB, "", ""}).ok());
+    // Its size is changed at once, and is the snapshot's again after all.
+    const auto change = begin_import({disk_, 16 * kMiB, "first", "second"});
+    ASSERT_TRUE(change.ok()) << change.error().message();
+    EXPECT_EQ(change->size_bytes, 16 * kMiB);
+    EXPECT_EQ(status().volumes.size(), 3u);
+    if (restarts) {
+      stop();
+      start();
+      EXPECT_EQ(status().volumes.size(), 0u);
+    } else {
+      for (const VolumeName& name : {read->transfer, made, disk_}) {
+        const auto ended = end_transfer(name);
+        EXPECT_TRUE(ended.ok()) << ended.error().message();
+      }
+    }
+    const auto is_undone = [&] {
+      const auto snapshots = host_->call<std::vector<SnapshotReport>>(
+          [this](Host& host) { return host.list_snapshots(disk_); });
+      const auto disk = show(disk_);
+      return snapshots.ok() && snapshots->size() == 1 && !show(made).ok() && disk.ok() &&
+             disk->size_bytes == 8 * kMiB && !disk->attachment.has_value();
+    };
+    EXPECT_TRUE(eventually(is_undone)) << restarts;
+  }
 }
 
 TEST_F(HostTest, OverviewsAddUp) {

@@ -96,6 +96,7 @@ Task<Result<void>> Host::grow_thick(PoolEntry& entry, VolumeId id, std::uint64_t
 Task<Result<VolumeReport>> Host::convert_volume(ConvertVolumeRequest request) {
   const std::string full_name = request.name.to_string();
   const NameLocks::Lock lock = co_await locks_.acquire(full_name);
+  CO_TRY(check_not_importing(request.name));
   CO_TRY_ASSIGN(PoolEntry * entry, find_open_pool(request.name.pool));
   const PoolUse use(*entry);
   CO_TRY_ASSIGN(VolumeRecord record, co_await find_volume(*entry->pool, request.name));

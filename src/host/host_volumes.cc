@@ -10,8 +10,6 @@
 #include "host/names.h"
 
 namespace holdfast {
-namespace {
-
 Result<void> check_volume_size(std::uint64_t size_bytes) {
   const auto refuse = [&](std::string_view why) {
     return Error(ErrorCode::invalid_argument, "a volume cannot have " + std::to_string(size_bytes) +
@@ -29,8 +27,6 @@ Result<void> check_volume_size(std::uint64_t size_bytes) {
   }
   return {};
 }
-
-}  // namespace
 
 Uuid Host::new_volume_id(Executor& executor) {
   std::array<std::byte, 16> random;
@@ -81,8 +77,14 @@ Task<Result<VolumeReport>> Host::report_volume(Pool& pool, VolumeName name, Volu
 
 Task<Result<VolumeReport>> Host::create_volume(CreateVolumeRequest request) {
   CO_TRY(check_name("volume", request.name.volume));
-  CO_TRY(check_volume_size(request.size_bytes));
   const NameLocks::Lock lock = co_await locks_.acquire(request.name.to_string());
+  CO_TRY(check_not_importing(request.name));
+  co_return co_await make_volume(std::move(request));
+}
+
+// Under the volume's lock.
+Task<Result<VolumeReport>> Host::make_volume(CreateVolumeRequest request) {
+  CO_TRY(check_volume_size(request.size_bytes));
   CO_TRY_ASSIGN(PoolEntry * entry, find_open_pool(request.name.pool));
   const PoolUse use(*entry);
   CO_TRY_ASSIGN(const std::vector<VolumeRecord> volumes, co_await entry->pool->list_volumes());
@@ -228,6 +230,7 @@ Task<Result<VolumeReport>> Host::resize_volume(ResizeVolumeRequest request) {
   CO_TRY(check_volume_size(request.size_bytes));
   const std::string full_name = request.name.to_string();
   const NameLocks::Lock lock = co_await locks_.acquire(full_name);
+  CO_TRY(check_not_importing(request.name));
   CO_TRY_ASSIGN(PoolEntry * entry, find_open_pool(request.name.pool));
   const PoolUse use(*entry);
   CO_TRY_ASSIGN(VolumeRecord record, co_await find_volume(*entry->pool, request.name));
@@ -289,6 +292,8 @@ Task<Result<VolumeReport>> Host::rename_volume(VolumeName name, std::string new_
     NameLocks::Lock taken = co_await locks_.acquire(second.to_string());
     second_lock.emplace(std::move(taken));
   }
+  CO_TRY(check_not_importing(name));
+  CO_TRY(check_not_importing(target));
   CO_TRY_ASSIGN(PoolEntry * entry, find_open_pool(name.pool));
   const PoolUse use(*entry);
   CO_TRY_ASSIGN(VolumeRecord record, co_await find_volume(*entry->pool, name));
@@ -327,6 +332,7 @@ Task<Result<VolumeReport>> Host::rename_volume(VolumeName name, std::string new_
 
 Task<Result<DoneAnswer>> Host::remove_volume(VolumeName name) {
   const NameLocks::Lock lock = co_await locks_.acquire(name.to_string());
+  CO_TRY(check_not_importing(name));
   CO_TRY_ASSIGN(PoolEntry * entry, find_open_pool(name.pool));
   const PoolUse use(*entry);
   CO_TRY_ASSIGN(const VolumeRecord record, co_await find_volume(*entry->pool, name));

@@ -77,6 +77,25 @@ class Fields {
   bool ok_;
 };
 
+constexpr const char* kTransferKinds[] = {"make", "change", "read"};
+
+// Names that are not used are empty.
+Result<SavedTransfer> decode_transfer(const Json& element) {
+  Fields fields(element);
+  SavedTransfer saved{fields.text("pool"), fields.text("volume"), {},
+                      fields.text("name"), fields.text("since"),  fields.text("snapshot")};
+  const auto kind =
+      std::find(std::begin(kTransferKinds), std::end(kTransferKinds), fields.text("kind"));
+  bool is_good = fields.ok() && kind != std::end(kTransferKinds) &&
+                 check_name("pool", saved.pool).ok() && check_attachable_name(saved.volume).ok();
+  for (const std::string* name : {&saved.name, &saved.since, &saved.snapshot}) {
+    is_good = is_good && (name->empty() || check_name("volume", *name).ok());
+  }
+  if (!is_good) return damaged("an import's or export's entry");
+  saved.kind = static_cast<SavedTransferKind>(kind - std::begin(kTransferKinds));
+  return saved;
+}
+
 Result<HostState> decode_content(const Json& content) {
   Fields fields(content);
   HostState state;
@@ -113,6 +132,11 @@ Result<HostState> decode_content(const Json& content) {
       state.volume_settings.push_back(std::move(saved));
     }
   }
+  if (fields.has("transfers")) {
+    for (const Json& element : fields.array("transfers")) {
+      state.transfers.push_back(TRY(decode_transfer(element)));
+    }
+  }
   if (fields.has("paused_machines")) {
     for (const Json& element : fields.array("paused_machines")) {
       if (!element.is_string()) return damaged("a paused machine");
@@ -125,6 +149,7 @@ Result<HostState> decode_content(const Json& content) {
   if (state.attachments.size() > limits::kAttachmentsMax) return damaged("too many attachments");
   if (state.volume_settings.size() > limits::kVolumeSettingsMax)
     return damaged("too many settings");
+  if (state.transfers.size() > limits::kTransfersMax) return damaged("too many transfers");
   if (state.paused_machines.size() > limits::kAttachmentsMax) return damaged("too many machines");
   return state;
 }
@@ -158,6 +183,15 @@ std::string encode_state(const HostState& state) {
     if (hold.pause_after) settings["hold.pause_after"] = format_hold_time(*hold.pause_after);
     if (hold.fail_after) settings["hold.fail_after"] = format_hold_time(*hold.fail_after);
     content["volume_settings"].push_back(std::move(settings));
+  }
+  content["transfers"] = Json::array();
+  for (const SavedTransfer& saved : state.transfers) {
+    content["transfers"].push_back({{"pool", saved.pool},
+                                    {"volume", saved.volume},
+                                    {"kind", kTransferKinds[static_cast<std::size_t>(saved.kind)]},
+                                    {"name", saved.name},
+                                    {"since", saved.since},
+                                    {"snapshot", saved.snapshot}});
   }
   content["paused_machines"] = state.paused_machines;
   Json document;

@@ -39,10 +39,24 @@ struct SavedVolumeSettings {
   HoldSettings hold;
 };
 
+// What is to be undone unless it ends well: a volume that is being made, one that is being changed,
+// a snapshot that is being read.
+enum class SavedTransferKind { make, change, read };
+
+struct SavedTransfer {
+  std::string pool;
+  std::string volume;  // that is served
+  SavedTransferKind kind = SavedTransferKind::read;
+  std::string name;
+  std::string since;
+  std::string snapshot;
+};
+
 struct HostState {
   std::vector<PoolLocation> pools;
   std::vector<SavedAttachment> attachments;
   std::vector<SavedVolumeSettings> volume_settings;
+  std::vector<SavedTransfer> transfers;
   std::vector<std::string> paused_machines;  // by us: paths of their monitors
   std::uint64_t generation = 0;              // counts the saves; the store's business
 };

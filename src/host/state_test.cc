@@ -50,6 +50,26 @@ TEST(StateTest, MonitorsSettingsAndPausedMachinesRoundTrip) {
   EXPECT_EQ(decoded->paused_machines, state.paused_machines);
 }
 
+TEST(StateTest, TransfersRoundTripAndTheirNamesAreChecked) {
+  HostState state = example();
+  state.transfers = {
+      {"vms", "new.importing", SavedTransferKind::make, "new", "", "end"},
+      {"vms", "old", SavedTransferKind::change, "", "first", "second"},
+      {"vms", "disk1@exporting-1", SavedTransferKind::read, "", "", "exporting-1"},
+  };
+  const auto decoded = decode_state(encode_state(state));
+  ASSERT_TRUE(decoded.ok()) << decoded.error().message();
+  ASSERT_EQ(decoded->transfers.size(), 3u);
+  EXPECT_EQ(decoded->transfers[0].kind, SavedTransferKind::make);
+  EXPECT_EQ(decoded->transfers[0].name, "new");
+  EXPECT_EQ(decoded->transfers[1].kind, SavedTransferKind::change);
+  EXPECT_EQ(decoded->transfers[1].since, "first");
+  EXPECT_EQ(decoded->transfers[1].snapshot, "second");
+  EXPECT_EQ(decoded->transfers[2].volume, "disk1@exporting-1");
+  state.transfers[1].since = "../x";
+  EXPECT_FALSE(decode_state(encode_state(state)).ok());
+}
+
 TEST(StateTest, TheLargestStateFitsItsFile) {
   HostState state;
   const std::string name(limits::kNameBytesMax, 'n');
@@ -60,6 +80,10 @@ TEST(StateTest, TheLargestStateFitsItsFile) {
     const std::string path(107, 'q');
     state.attachments.push_back({name, name, "vhost", false, WallTime{1700000000}, path});
     state.paused_machines.push_back(path);
+  }
+  for (std::size_t i = 0; i < limits::kTransfersMax; ++i) {
+    state.transfers.push_back(
+        {name, name + "@" + name, SavedTransferKind::change, name, name, name});
   }
   for (std::size_t i = 0; i < limits::kVolumeSettingsMax; ++i) {
     state.volume_settings.push_back({name, name, {86'399'999ms, 86'399'999ms}});
