@@ -35,7 +35,7 @@ _holdfast() {
       --runtime-dir)
         runtime_dir=${COMP_WORDS[++i]}
         ;;
-      --size | --segment-size | --qmp)
+      --size | --segment-size | --qmp | --format | --since)
         ((i++))
         ;;
       -*) ;;
@@ -48,6 +48,10 @@ _holdfast() {
   case $previous in
     --runtime-dir)
       mapfile -t COMPREPLY < <(compgen -d -- "$current")
+      return
+      ;;
+    --format)
+      mapfile -t COMPREPLY < <(compgen -W "raw qcow2 vhd vmdk rbd-diff rbd" -- "$current")
       return
       ;;
     --qmp)
@@ -67,6 +71,8 @@ _holdfast() {
     volume/convert) options+=" --thick --thin" ;;
     volume/resize) options+=" --size --force" ;;
     diff/*) options+=" --since" ;;
+    import/*) options+=" --format --size" ;;
+    export/*) options+=" --format --since" ;;
     attach/*) options+=" --nbd --vhost --read-only --qmp" ;;
     status/*) options+=" --watch" ;;
   esac
@@ -75,7 +81,7 @@ _holdfast() {
     return
   fi
   if ((count == 0)); then
-    candidates="pool volume snapshot clone diff attach detach status metrics completion --help --version"
+    candidates="pool volume snapshot clone diff import export attach detach status metrics completion --help --version"
   elif ((count == 1)); then
     case $command in
       pool) candidates="create open list show close" ;;
@@ -83,10 +89,22 @@ _holdfast() {
       snapshot) candidates="create list remove rollback" ;;
       clone) candidates=$(_holdfast_names snapshots) ;;
       completion) candidates="bash" ;;
-      attach | detach | diff) candidates="$(_holdfast_names volumes) $(_holdfast_names snapshots)" ;;
+      import)
+        mapfile -t COMPREPLY < <(compgen -f -- "$current")
+        return
+        ;;
+      attach | detach | diff | export) candidates="$(_holdfast_names volumes) $(_holdfast_names snapshots)" ;;
     esac
   elif ((count == 2)); then
     case "$command/$verb" in
+      import/*)
+        candidates=$(_holdfast_names pools | sed 's|$|/|')
+        compopt -o nospace
+        ;;
+      export/*)
+        mapfile -t COMPREPLY < <(compgen -f -- "$current")
+        return
+        ;;
       pool/show | pool/close | volume/list) candidates=$(_holdfast_names pools) ;;
       volume/create)
         candidates=$(_holdfast_names pools | sed 's|$|/|')

@@ -16,6 +16,7 @@
 #include "base/units.h"
 #include "cli/completion_bash.h"
 #include "cli/output.h"
+#include "cli/transfer.h"
 #include "cli/vhost_snippets.h"
 #include "host/config.h"
 #include "host/names.h"
@@ -46,6 +47,8 @@ struct Arguments {
   std::string new_name;
   std::vector<std::string> names;
   std::string since;
+  std::string file;
+  std::string format;
   bool shared = false;
   bool thick = false;
   bool thin = false;
@@ -121,6 +124,16 @@ std::string pool_target(const std::string& name) {
   return "/v1/pools/" + escape_url(name);
 }
 
+ErrorCode error_code_of(const std::string& name) {
+  for (const ErrorCode code :
+       {ErrorCode::invalid_argument, ErrorCode::not_found, ErrorCode::already_exists,
+        ErrorCode::busy, ErrorCode::no_space, ErrorCode::path_failure, ErrorCode::corrupt,
+        ErrorCode::unsupported, ErrorCode::read_only}) {
+    if (error_code_name(code) == name) return code;
+  }
+  return ErrorCode::internal;
+}
+
 class Client {
  public:
   explicit Client(const Arguments& arguments) : arguments_(arguments) {}
@@ -146,6 +159,25 @@ class Client {
       return std::nullopt;
     }
     return answer;
+  }
+
+  // Without a word: for callers that have more to do when something fails.
+  Result<Json> ask(const char* method, const std::string& target, const Json& body) {
+    const auto reply =
+        call_api(arguments_.socket(), method, target, body.is_null() ? "" : body.dump());
+    if (!reply.ok()) return Error(ErrorCode::path_failure, unreachable(reply.error()));
+    Json answer = Json::parse(reply->body, nullptr, false);
+    if (!answer.is_object()) {
+      return Error(ErrorCode::internal, "holdfastd answered with something that is not JSON");
+    }
+    if (reply->status < 300 && !answer.contains("error")) return answer;
+    const Json error = answer.value("error", Json::object());
+    return Error(error_code_of(text_of(error, "code")), text_of(error, "message"));
+  }
+
+  int refuse(const Error& error) {
+    fail(std::string(error_code_name(error.code())), error.message());
+    return kRefused;
   }
 
   // Prints what is not JSON as it is.
@@ -268,6 +300,7 @@ class Commands {
     add_volume_commands();
     add_snapshot_commands();
     add_attach_commands();
+    add_image_commands();
     add_other_commands();
   }
   const Action& action() const { return action_; }
@@ -629,6 +662,99 @@ class Commands {
                                  text_of(answer, "volume") + " is detached\n";
                         });
     }));
+  }
+
+  int import_file(Client& client) {
+    const Names names = parse_volume_name(arguments_.name);
+    ImportArguments importing;
+    importing.file = arguments_.file;
+    importing.pool = names.pool;
+    importing.volume = names.volume;
+    importing.format = arguments_.format;
+    if (!arguments_.size.empty()) importing.size_bytes = parse_size(arguments_.size);
+    importing.shows_progress = !arguments_.json;
+    const AskDaemon ask = [&client](const char* method, const std::string& target,
+                                    const Json& body) { return client.ask(method, target, body); };
+    const auto imported = import_image(ask, importing);
+    if (!imported.ok()) return client.refuse(imported.error());
+    return client.print(imported.value(), [](const Json& answer) {
+      return details_and(answer, volume_details, "The image is imported; attach it to serve it");
+    });
+  }
+
+  int export_file(Client& client) {
+    const std::size_t at = arguments_.name.find('@');
+    if (at != std::string::npos) parse_snapshot_name(arguments_.name);
+    const Names names = parse_volume_name(arguments_.name.substr(0, at));
+    const bool is_stream = arguments_.file == "-";
+    if (is_stream && arguments_.json) {
+      throw UsageError{"--json and an export to '-' would both write to standard output"};
+    }
+    ExportArguments exporting;
+    exporting.pool = names.pool;
+    exporting.volume = names.volume;
+    if (at != std::string::npos) exporting.snapshot = arguments_.name.substr(at + 1);
+    exporting.file = arguments_.file;
+    exporting.format = arguments_.format;
+    exporting.since = arguments_.since;
+    exporting.shows_progress = !arguments_.json;
+    const AskDaemon ask = [&client](const char* method, const std::string& target,
+                                    const Json& body) { return client.ask(method, target, body); };
+    const auto exported = export_image(ask, exporting);
+    if (!exported.ok()) return client.refuse(exported.error());
+    if (is_stream) return kDone;
+    return client.print(exported.value(), [this](const Json& answer) {
+      return arguments_.name + " is exported to " + text_of(answer, "file") + " (" +
+             text_of(answer, "format") + ")\n";
+    });
+  }
+
+  void add_image_commands() {
+    CLI::App* importing =
+        leaf(&app_, "import", "Make a volume of an image, or bring one up to date",
+             [this](Client& client) { return import_file(client); });
+    importing->add_option("file", arguments_.file, "The image; '-' for standard input")
+        ->option_text("FILE")
+        ->required();
+    add_volume_name(importing);
+    importing
+        ->add_option("--format", arguments_.format,
+                     "raw, qcow2, vhd, vmdk; rbd-diff and rbd for what 'rbd export-diff' and 'rbd "
+                     "export --export-format 2' write; else it is recognized")
+        ->type_name("FORMAT");
+    importing
+        ->add_option("--size", arguments_.size,
+                     "What a raw image has to have, which may come from a pipe")
+        ->type_name("SIZE");
+    importing->footer(
+        "Until all is there the volume has another name, and nobody can use it; an import that\n"
+        "fails or is killed leaves nothing. Examples:\n"
+        "  holdfast import debian.qcow2 vms/web\n"
+        "  zcat disk.raw.gz | holdfast import - vms/web --format raw\n"
+        "  rbd export-diff pool/img@a - | holdfast import - vms/img --format rbd-diff\n"
+        "  rbd export-diff --from-snap a pool/img@b - | holdfast import - vms/img --format "
+        "rbd-diff");
+    CLI::App* exporting = leaf(&app_, "export", "Write a volume or a snapshot into an image",
+                               [this](Client& client) { return export_file(client); });
+    exporting->add_option("volume", arguments_.name, "What to export, also while it is in use")
+        ->option_text("POOL/VOLUME[@SNAPSHOT]")
+        ->required();
+    exporting->add_option("file", arguments_.file, "The image; '-' for standard output")
+        ->option_text("FILE")
+        ->required();
+    exporting
+        ->add_option("--format", arguments_.format,
+                     "raw, qcow2, vhd, vmdk; rbd-diff for 'rbd import-diff', rbd (with all "
+                     "snapshots) for 'rbd import --export-format 2'; else what FILE ends with, or "
+                     "raw")
+        ->type_name("FORMAT");
+    exporting
+        ->add_option("--since", arguments_.since, "rbd-diff: only what changed since this snapshot")
+        ->type_name("SNAPSHOT");
+    exporting->footer(
+        "Examples:\n"
+        "  holdfast export vms/web@monday web.qcow2\n"
+        "  holdfast export vms/web@b - --format rbd-diff --since a | rbd import-diff - pool/web");
   }
 
   void add_other_commands() {
