@@ -8,9 +8,10 @@ import struct
 import subprocess
 import unittest
 
-from support import nbd, programs
+from support import mounts, nbd, programs
 from support.daemon import MIB, HoldfastTest
 from test_images import digest, write_image
+from test_space import SmallStorageTest
 
 SIZE_BYTES = 96 * MIB
 
@@ -261,6 +262,42 @@ class ImageFiles(HoldfastTest):
         self.daemon.call("export", "pool/disk", out)
         self.assertEqual(digest(out), digest(self.image))
         self.assertEqual(list(self.directory.glob("*.partial")), [])
+
+
+@unittest.skipUnless(mounts.loop_devices_work(), "no loop devices on this machine")
+class FullPool(SmallStorageTest):
+    storage_bytes = 256 * MIB
+
+    def begin_held(self):
+        running = run_holdfast(self.daemon, "import", "-", "pool/big", stdin=subprocess.PIPE)
+        feeder = programs.start(["head", "-c", str(100 * MIB), "/dev/urandom"],
+                                stdout=running.stdin)
+        running.stdin.close()
+        programs.wait_until(
+            lambda: self.daemon.run("volume", "show", "pool/big.importing").returncode == 0
+            and self.daemon.volume("pool/big.importing")["hold"], what="the import to be held")
+        running.kill()
+        running.wait()
+        feeder.wait()
+
+    def assert_undone(self, available_bytes):
+        programs.wait_until(lambda: self.daemon.call("volume", "list")["volumes"] == []
+                            and self.pool()["available_bytes"] > available_bytes,
+                            what="the import to be undone")
+
+    def test_an_import_killed_while_it_waits_for_space_is_undone_when_there_is_some(self):
+        self.fill(leave_bytes=40 * MIB)
+        available = self.pool()["available_bytes"]
+        self.begin_held()
+        self.filler.unlink()
+        self.assert_undone(available)
+
+    def test_an_import_killed_while_it_waits_for_space_is_undone_by_a_restart(self):
+        self.fill(leave_bytes=40 * MIB)
+        available = self.pool()["available_bytes"]
+        self.begin_held()
+        self.daemon.kill_and_start()
+        self.assert_undone(available - 4 * MIB)
 
 
 if __name__ == "__main__":

@@ -216,7 +216,7 @@ inline constexpr std::size_t kTransfersMax = 64;       // imports and exports at
 // One whose program has gone (it has no connection any more) is undone after so long; one whose
 // program never came, later.
 inline constexpr Duration kTransferGoneTime = 1s;
-inline constexpr Duration kTransferStartTime = 30s;
+inline constexpr Duration kTransferStartTime = 10s;
 inline constexpr Duration kTransferWatchTime = 500ms;  // between looks
 inline constexpr Duration kTransferRetryTime = 5s;     // after undoing one failed
 

@@ -40,7 +40,7 @@ class Export {
     Transfer transfer = TRY(begin(arguments_.snapshot));
     Result<void> done = write_image(transfer);
     if (done.ok()) done = target_.finish();
-    const Result<void> ended = transfer.end();
+    const Result<bool> ended = transfer.end();
     progress_.clear();
     if (!done.ok()) return done.take_error();
     if (!ended.ok()) return ended.error();
@@ -212,7 +212,7 @@ Result<void> Export::write_rbd(Transfer& transfer) {
   for (const std::string& name : older) {
     Transfer one = TRY(begin(name));
     const Result<void> written = write_diff(one, RbdVersion::v2, {before, name, one.size_bytes()});
-    const Result<void> ended = one.end();
+    const Result<bool> ended = one.end();
     TRY(written);
     TRY(ended);
     before = name;

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <fcntl.h>
+#include <poll.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -76,6 +77,20 @@ class Source {
       filled += static_cast<std::size_t>(count);
     }
     return filled;
+  }
+  // What there is, at least one byte; nothing: the end.
+  Result<std::size_t> read_some(std::span<std::byte> into) {
+    ssize_t count = -1;
+    do {
+      count = ::read(descriptor_, into.data(), into.size());
+    } while (count < 0 && errno == EINTR);
+    if (count < 0) return from_errno("cannot read " + name_);
+    return static_cast<std::size_t>(count);
+  }
+  // It would not wait for whoever writes into the pipe.
+  bool is_ready() const {
+    pollfd watched{descriptor_, POLLIN, 0};
+    return ::poll(&watched, 1, 0) != 0;
   }
   // Of a file.
   Result<std::vector<std::byte>> read_at(std::uint64_t offset_bytes, std::size_t bytes) {
@@ -212,10 +227,14 @@ Result<void> Import::begin(std::uint64_t size_bytes, const std::string& since,
 Error Import::undo(Error error) {
   if (!transfer_.has_value()) return error;
   const auto ended = transfer_->end();
-  const std::string what = is_change_ ? "the volume is as it was before" : "nothing of it is kept";
-  return Error(error.code(), error.message() + (ended.ok() ? "; " + what
-                                                           : "; holdfastd sees to it that " + what +
-                                                                 " when it is running again"));
+  std::string what = is_change_ ? "the volume is as it was before" : "nothing of it is kept";
+  if (!ended.ok()) {
+    what = "holdfastd sees to it that " + what + " when it is running again";
+  } else if (!ended.value()) {
+    // Such as one that was finished, but later than we waited for it.
+    what = "what came of it shows: holdfast volume list " + arguments_.pool;
+  }
+  return Error(error.code(), error.message() + "; " + what);
 }
 
 Result<void> Import::check_size(std::uint64_t size_bytes) const {
@@ -253,7 +272,11 @@ Result<void> Import::read_raw_file() {
 }
 
 Result<std::size_t> Import::next_bytes(std::span<std::byte> into) {
-  if (beginning_.empty()) return source_.read(into);
+  if (beginning_.empty()) {
+    // While there is nothing to read, what was read is written.
+    if (transfer_.has_value() && !source_.is_ready()) TRY(transfer_->device().drain());
+    return source_.read_some(into);
+  }
   const std::size_t taken = std::min(beginning_.size(), into.size());
   std::copy_n(beginning_.begin(), taken, into.begin());
   beginning_.erase(beginning_.begin(), beginning_.begin() + static_cast<std::ptrdiff_t>(taken));

@@ -49,11 +49,12 @@ Result<Json> Transfer::finish() {
                  Json::object());
 }
 
-Result<void> Transfer::end() {
-  if (is_shared_) return {};
+Result<bool> Transfer::end() {
+  if (is_shared_) return true;
   const auto ended = (*ask_)(
       "DELETE", "/v1/pools/" + escape_url(pool_) + "/transfers/" + escape_url(name_), nullptr);
-  if (ended.ok() || ended.error().code() == ErrorCode::not_found) return {};
+  if (ended.ok()) return true;
+  if (ended.error().code() == ErrorCode::not_found) return false;
   return ended.error();
 }
 

@@ -62,7 +62,7 @@ class Transfer {
   // Takes a snapshot (if one is named) of what has been flushed, then changes the size.
   Result<void> step(std::uint64_t size_bytes, const std::string& snapshot);
   Result<Json> finish();
-  Result<void> end();
+  Result<bool> end();  // false: it had ended already
 
  private:
   explicit Transfer(const AskDaemon& ask) : ask_(&ask) {}

@@ -19,7 +19,7 @@ class NbdFrontend final : public Frontend {
   Task<void> close() override { return server_.close(); }
   ClientReport report() const override {
     ClientReport report;
-    report.count = server_.connection_count();
+    report.count = server_.client_count();
     const NbdStatistics& statistics = server_.statistics();
     for (std::size_t i = 0; i < kNbdFaultCount; ++i) {
       const auto fault = static_cast<NbdFault>(i);

@@ -411,7 +411,7 @@ Task<Result<void>> Host::undo(VolumeName served) {
   const PoolUse use(*entry);
   transfer->is_under_command = true;
   if (Attachment* const attachment = find_attachment(served)) {
-    co_await stop_serving(*attachment);
+    co_await stop_serving(*attachment);  // once the storage has taken what it holds
     attachments_.erase(served);
   }
   auto undone = co_await undo_stored(transfer, entry);

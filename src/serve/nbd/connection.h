@@ -63,6 +63,8 @@ class Connection {
   // Ends it without further replies; requests in the device still complete.
   void abort();
   bool is_finished() const { return phase_ == Phase::finished; }
+  // Its peer is there, and may ask for more. One that has gone may leave requests in the device.
+  bool has_peer() const { return phase_ == Phase::handshake || phase_ == Phase::transmission; }
 
  private:
   enum class Phase : std::uint8_t { handshake, transmission, draining, aborted, finished };

@@ -170,10 +170,12 @@ TEST_F(NbdHostile, PeerThatVanishesLeavesItsRequestsTheirMemory) {
                               pattern(500'000, 2)));
   append(bytes, read_request(3, kMiB));
   client->send(bytes);
+  EXPECT_EQ(server_->client_count(), 1u);
   client->peer().receive_error = ECONNRESET;
   client->peer().poke();
   executor_.run_until_idle();
   EXPECT_EQ(server_->connection_count(), 1u);
+  EXPECT_EQ(server_->client_count(), 0u);
   EXPECT_EQ(memory_.in_flight_count(), 3u);
   memory_.release();  // the sanitizers see it, were the memory gone
   executor_.run_until_idle();

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "serve/nbd/server.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "base/assert.h"
@@ -34,6 +35,12 @@ void NbdServer::accept(std::unique_ptr<Stream> stream) {
   context_.connection_count = connections_.size();
   connections_.back()->start();
   context_.note_activity();
+}
+
+std::size_t NbdServer::client_count() const {
+  return static_cast<std::size_t>(
+      std::count_if(connections_.begin(), connections_.end(),
+                    [](const auto& connection) { return connection->has_peer(); }));
 }
 
 Task<void> NbdServer::close() {

@@ -36,6 +36,7 @@ class NbdServer {
   Task<void> close();
 
   std::size_t connection_count() const { return context_.connection_count; }
+  std::size_t client_count() const;  // of these, those whose peer is still there
   // Taken and not yet answered, of all connections.
   std::size_t request_count() const { return context_.requests.used(); }
   std::size_t buffer_bytes() const {
