@@ -60,7 +60,7 @@ class Served:
         """A new volume, every block of it written."""
         if self.is_there:
             self.daemon.call("detach", "pool/disk")
-            self.daemon.call("volume", "remove", "pool/disk")
+            self.daemon.call("volume", "remove", "--now", "pool/disk")
         self.daemon.call("volume", "create", "pool/disk", "--size", f"{self.arguments.size_mib}M")
         self.daemon.call("attach", "pool/disk", "--vhost")
         self.is_there = True

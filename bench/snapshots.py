@@ -93,7 +93,7 @@ def commands(daemon, arguments):
         "diff": milliseconds(times, diff),
     }
     for number in range(times):
-        daemon.call("volume", "remove", f"pool/clone{number}")
+        daemon.call("volume", "remove", "--now", f"pool/clone{number}")
     return result
 
 

@@ -3,7 +3,7 @@
 # bash completion for holdfast. Pools and volumes are asked of the daemon; when it does not answer,
 # there is nothing to complete.
 
-_holdfast_names() {  # _holdfast_names pools|volumes|snapshots
+_holdfast_names() {  # _holdfast_names pools|volumes|snapshots|trash
   local arguments=()
   [[ -n $runtime_dir ]] && arguments=(--runtime-dir "$runtime_dir")
   case $1 in
@@ -12,6 +12,9 @@ _holdfast_names() {  # _holdfast_names pools|volumes|snapshots
       ;;
     volumes)
       holdfast "${arguments[@]}" volume list 2>/dev/null | awk 'NR > 1 && $1 ~ "/" { print $1 }'
+      ;;
+    trash)
+      holdfast "${arguments[@]}" trash list 2>/dev/null | awk 'NR > 1 { print $1 }'
       ;;
     snapshots)
       local volume
@@ -35,7 +38,7 @@ _holdfast() {
       --runtime-dir)
         runtime_dir=${COMP_WORDS[++i]}
         ;;
-      --size | --segment-size | --qmp | --format | --since)
+      --size | --segment-size | --qmp | --format | --since | --defer)
         ((i++))
         ;;
       -*) ;;
@@ -58,7 +61,7 @@ _holdfast() {
       mapfile -t COMPREPLY < <(compgen -f -- "$current")
       return
       ;;
-    --size | --segment-size)
+    --size | --segment-size | --defer)
       return
       ;;
   esac
@@ -70,6 +73,8 @@ _holdfast() {
     volume/create) options+=" --size --thick" ;;
     volume/convert) options+=" --thick --thin" ;;
     volume/resize) options+=" --size --force" ;;
+    volume/remove) options+=" --now --defer --with-snapshots" ;;
+    trash/empty) options+=" --expired" ;;
     diff/*) options+=" --since" ;;
     import/*) options+=" --format --size" ;;
     export/*) options+=" --format --since" ;;
@@ -81,11 +86,12 @@ _holdfast() {
     return
   fi
   if ((count == 0)); then
-    candidates="pool volume snapshot clone diff import export attach detach status metrics completion --help --version"
+    candidates="pool volume trash snapshot clone diff import export attach detach status metrics completion --help --version"
   elif ((count == 1)); then
     case $command in
       pool) candidates="create open list show close" ;;
       volume) candidates="create list show resize set convert rename remove" ;;
+      trash) candidates="list restore empty" ;;
       snapshot) candidates="create list remove rollback" ;;
       clone) candidates=$(_holdfast_names snapshots) ;;
       completion) candidates="bash" ;;
@@ -117,6 +123,9 @@ _holdfast() {
         candidates=$(_holdfast_names volumes | sed 's|$|@|')
         compopt -o nospace
         ;;
+      trash/list) candidates=$(_holdfast_names pools) ;;
+      trash/restore) candidates=$(_holdfast_names trash) ;;
+      trash/empty) candidates="$(_holdfast_names pools) $(_holdfast_names trash)" ;;
       snapshot/remove | snapshot/rollback) candidates=$(_holdfast_names snapshots) ;;
     esac
   elif ((count >= 3)); then

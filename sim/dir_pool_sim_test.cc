@@ -314,6 +314,48 @@ TEST(DirPoolCrash, ARemovedVolumeIsGoneOrCanBeRemovedAgain) {
   });
 }
 
+TEST(DirPoolCrash, AVolumeOnItsWayIntoTheTrashIsInOnePlaceAndWhole) {
+  at_every_completion([](std::uint64_t k, bool power, std::uint64_t seed) {
+    PoolCrash test(seed);
+    EXPECT_TRUE(test.create_volume().ok());
+    const bool done =
+        test.crash_in(test.pool->trash_volume(test.volume, WallTime{10}, WallTime{20}), k, power);
+    test.reopen();
+    const auto trash = test.world.run(test.pool->list_trash()).value();
+    EXPECT_EQ(trash.size() + test.volume_count(), 1u);
+    EXPECT_TRUE(trash.size() == 1 || !done);
+    EXPECT_EQ(test.whole_roots(), std::vector<std::uint64_t>{0});
+    if (!trash.empty()) {
+      EXPECT_EQ(trash[0].until.unix_seconds, 20);
+    }
+    return done;
+  });
+}
+
+TEST(DirPoolCrash, AVolumeOnItsWayOutOfTheTrashIsInOnePlaceAndWhole) {
+  at_every_completion([](std::uint64_t k, bool power, std::uint64_t seed) {
+    PoolCrash test(seed);
+    EXPECT_TRUE(test.create_volume().ok());
+    EXPECT_TRUE(
+        test.world.run(test.pool->trash_volume(test.volume, WallTime{10}, WallTime{20})).ok());
+    const bool done = test.crash_in(test.pool->restore_volume(test.volume, "other"), k, power);
+    test.reopen();
+    const auto trash = test.world.run(test.pool->list_trash()).value();
+    const auto volumes = test.world.run(test.pool->list_volumes()).value();
+    EXPECT_EQ(trash.size() + volumes.size(), 1u);
+    EXPECT_TRUE(volumes.size() == 1 || !done);
+    EXPECT_EQ(test.whole_roots(), std::vector<std::uint64_t>{0});
+    if (volumes.size() == 1) {
+      EXPECT_EQ(volumes[0].name, "other");
+    } else {
+      EXPECT_EQ(trash[0].until.unix_seconds, 20);
+      EXPECT_TRUE(test.world.run(test.pool->restore_volume(test.volume, "again")).ok());
+      EXPECT_EQ(test.volume_count(), 1u);
+    }
+    return done;
+  });
+}
+
 TEST(DirPoolCrash, ASecondProcessIsRefusedWhileTheFirstLives) {
   PoolCrash test(1);
   sim::SimHost other_host(test.world.scheduler);

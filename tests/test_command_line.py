@@ -86,8 +86,9 @@ class Volumes(HoldfastTest):
         self.assertEqual((renamed["name"], renamed["id"]), ("system", made["id"]))
         self.assertEqual(self.daemon.volume("pool/system")["size_bytes"], 30 * GIB)
         self.assert_refused("not-found", "volume", "show", "pool/disk")
-        removed = self.daemon.call("volume", "remove", "pool/system")
+        removed = self.daemon.call("volume", "remove", "--now", "pool/system")
         self.assertTrue(removed["removed"])
+        self.assertIsNone(removed["trashed"])
         self.assertEqual(self.daemon.call("volume", "list")["volumes"], [])
 
     def test_sizes(self):
@@ -96,7 +97,7 @@ class Volumes(HoldfastTest):
             with self.subTest(size=text):
                 self.daemon.call("volume", "create", "pool/sized", "--size", text)
                 self.assertEqual(self.daemon.volume("pool/sized")["size_bytes"], size_bytes)
-                self.daemon.call("volume", "remove", "pool/sized")
+                self.daemon.call("volume", "remove", "--now", "pool/sized")
 
     def test_sizes_that_are_nonsense_are_usage_errors(self):
         for text in ("20X", "", "-1", "G", "1..5G", "0x10", "1e9", "ten", "99999999999999999999T"):

@@ -86,7 +86,7 @@ class DiskFull(HoldfastTest):
         writer = self.start_writer(uri, 7, 120 * MIB)
         self.assert_held()
         self.daemon.call("detach", "pool/other")
-        self.daemon.call("volume", "remove", "pool/other")
+        self.daemon.call("volume", "remove", "--now", "pool/other")
         self.assertEqual(writer.wait(60), 0)
         programs.run("qemu-io", "-f", "raw", uri, "-c", "read -P 7 0 120M")
 

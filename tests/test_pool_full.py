@@ -97,7 +97,7 @@ class PoolFull(SmallStorageTest):
         fresh.close()
         self.daemon.call("detach", "pool/new")
         self.daemon.call("volume", "rename", "pool/new", "old")
-        self.daemon.call("volume", "remove", "pool/old")
+        self.daemon.call("volume", "remove", "pool/old")  # to the trash: needs no space
         self.daemon.call("volume", "resize", "pool/other", "--size", "350M")
         self.daemon.call("detach", "pool/other")
         self.assertIsNotNone(self.hold())

@@ -123,9 +123,9 @@ class Snapshots(HoldfastTest):
         self.daemon.call("detach", "pool/base")
         self.assert_refused("busy", "volume", "remove", "pool/base", said=["snapshot", "gold"])
         for name in ("vm1", "vm2"):
-            self.daemon.call("volume", "remove", f"pool/{name}")
+            self.daemon.call("volume", "remove", "--now", f"pool/{name}")
         self.daemon.call("snapshot", "remove", "pool/base@gold")
-        self.daemon.call("volume", "remove", "pool/base")
+        self.daemon.call("volume", "remove", "--now", "pool/base")
         self.assertEqual(list((self.directory / "pool" / "volumes").iterdir()), [])
 
     def test_an_attached_snapshot_is_read_only_stays_over_restarts_and_is_not_removed(self):

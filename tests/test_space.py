@@ -217,7 +217,7 @@ class Levels(SmallStorageTest):
         self.assertEqual(self.pool()["warn_percent"], 50)
         text = self.daemon.run("status", status=0).stdout
         self.assertIn("Pool pool is at level warn", text)
-        self.assertIn("add space, remove volumes or trim", text)
+        self.assertIn("add space, remove volumes for good", text)
         self.fill(leave_bytes=int(usable * 0.2), path=self.storage / "two")
         self.wait_for_level("critical")
         self.fill(leave_bytes=SEGMENT // 2, path=self.storage / "three")

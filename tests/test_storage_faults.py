@@ -336,7 +336,7 @@ class PoolOnBadStorage(FaultTest):
             good = self.daemon.attach_new("good/disk", "64M")
             self.qemu_io(good, "write -P 3 0 8M", "flush", "read -P 3 0 8M", timeout=60)
             self.daemon.call("detach", "good/disk")
-            self.daemon.call("volume", "remove", "good/disk")
+            self.daemon.call("volume", "remove", "--now", "good/disk")
             # Stopping a machine does not hang with its storage either.
             programs.stop(writer)
             answer = self.daemon.call("detach", "pool/disk")

@@ -280,7 +280,7 @@ class Thick(HoldfastTest):
             "what was too much to be given back")
         writer.verify()
         self.daemon.call("detach", "pool/disk")
-        self.daemon.call("volume", "remove", "pool/disk")
+        self.daemon.call("volume", "remove", "--now", "pool/disk")
         programs.wait_until(lambda: self.available_bytes() > empty_bytes - 2 * MIB, 20,
                             "the space to come back")
 

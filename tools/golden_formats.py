@@ -308,18 +308,57 @@ def golden_content():
     return blocks
 
 
-def check_pool(dump, blocks, replays):
+def family_content():
+    """{volume or volume@snapshot: {block: bytes}} of the volumes of make_family() there."""
+    first = {n: pattern(n, 1) for n in [*range(40), 335, 336, 337, 5000]} | {5: pattern(5, 2)}
+    for gone in (10, 11, 12, 20, 21):
+        del first[gone]
+    first[100] = (b"\0" * 512 + b"\xab" * 1000).ljust(BLOCK, b"\0")
+    second = golden_content()
+    head = second | {n: pattern(n, 5) for n in [*range(20), 9500]}
+    for gone in (335, 337):
+        del head[gone]
+    of_clone = {n: pattern(n, 6) for n in (1, 2, 8888, 8889)}
+    clone = first | of_clone
+    del clone[5000]
+    return {f"{VOLUME_NAME}@first": first, f"{VOLUME_NAME}@second": second, VOLUME_NAME: head,
+            "c10ecba9-7654-4210-8123-456789abcdef": clone,
+            "d1e2cba9-7654-4210-8123-456789abcdef": of_clone}
+
+
+def holds(folder, name, blocks, replays):
+    """Whether the reader gets that content, out of the volume or its snapshot."""
     from read_pool import Volume
-    with tempfile.TemporaryDirectory() as directory:
-        unpack(dump, Path(directory))
-        volume = Volume(next((Path(directory) / "volumes").iterdir()))
-        image = Path(directory) / "image"
+    directory, _, snapshot = name.partition("@")
+    volume = Volume(folder / "volumes" / directory, snapshot or None)
+    with tempfile.TemporaryDirectory() as scratch:
+        image = Path(scratch) / "image"
         damaged = volume.write_to(image)
         content = image.read_bytes()
     expected = bytearray(10240 * BLOCK)
     for number, data in blocks.items():
         expected[number * BLOCK:(number + 1) * BLOCK] = data
     return not damaged and content == expected and (volume.replayed in replays)
+
+
+def check_pool(dump, contents, replays):
+    with tempfile.TemporaryDirectory() as directory:
+        unpack(dump, Path(directory))
+        return all([holds(Path(directory), name, blocks, replays)
+                    for name, blocks in contents.items()])
+
+
+def check_listing(dump, expected):
+    """The lines of `read_pool.py POOL`."""
+    import contextlib
+    import io
+    from read_pool import list_pool
+    with tempfile.TemporaryDirectory() as directory:
+        unpack(dump, Path(directory))
+        out = io.StringIO()
+        with contextlib.redirect_stdout(out):
+            list_pool(Path(directory))
+    return out.getvalue().splitlines() == expected
 
 
 def main():
@@ -345,9 +384,16 @@ def main():
     for name, blocks, replays in (("pool_v1_closed", golden_content(), [0]),
                                   ("pool_v1_killed", golden_content(), range(1, 100)),
                                   ("pool_v1_rewritten", rewritten, [6])):
-        if not check_pool(TESTDATA / f"{name}.dump", blocks, replays):
+        if not check_pool(TESTDATA / f"{name}.dump", {VOLUME_NAME: blocks}, replays):
             print(f"{name}: docs/format.md does not lead to its content", file=sys.stderr)
             bad += 1
+    family = TESTDATA / "pool_v1_family.dump"
+    lines = ["c10ecba9-7654-4210-8123-456789abcdef branch",
+             "d1e2cba9-7654-4210-8123-456789abcdef removed (in the trash)",
+             f"{VOLUME_NAME} golden", f"{VOLUME_NAME}@first", f"{VOLUME_NAME}@second"]
+    if not check_pool(family, family_content(), [0]) or not check_listing(family, lines):
+        print("pool_v1_family: docs/format.md does not lead to its content", file=sys.stderr)
+        bad += 1
     return 1 if bad else 0
 
 

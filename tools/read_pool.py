@@ -2,8 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """A second implementation of the reader, written from docs/format.md alone. Writes nothing.
 
-  read_pool.py POOL_DIRECTORY              lists the volumes
-  read_pool.py POOL_DIRECTORY UUID FILE    writes a volume's content to FILE, sparse
+  read_pool.py POOL_DIRECTORY                      lists volumes, also in the trash, and snapshots
+  read_pool.py POOL_DIRECTORY UUID[@NAME] FILE     writes the content of a volume, or of its
+                                                   snapshot NAME, to FILE, sparse
 
 Of a volume that a daemon has open it sees what recovery would see at that moment. It keeps the map
 in memory and computes CRCs in Python: for golden pools and for emergencies, not for speed. Blocks
@@ -12,11 +13,16 @@ that fail their check are named and left out; the exit status is then 1."""
 import re
 import struct
 import sys
+import uuid
 from pathlib import Path
 
 from golden_formats import BLOCK, crc32c
 
 NUMBERED = re.compile(r"(root|seg)-([0-9a-f]{16})-([0-9a-f]{16})$")
+SNAPSHOT = re.compile(r"snap-([0-9a-f]{16})$")
+TRASHED = re.compile(r"trashed-([0-9a-f]{16})-([0-9a-f]{16})$")
+FEATURES = 7  # cold segments, snapshots, lineage
+ANCESTORS_PER_BLOCK = 170
 HOLE, ZERO = 0, 1
 MAP, TABLE = 1, 2
 LEVELS = 4
@@ -33,40 +39,91 @@ def unsealed(block, magic):
     return block if struct.unpack_from("<I", block, 4)[0] == crc32c(block[8:]) else None
 
 
+def numbered_files(directory, kind):
+    """{number: (epoch, path)} of segments; of roots [(epoch, number, path)]."""
+    found = []
+    for path in directory.iterdir():
+        match = NUMBERED.fullmatch(path.name)
+        if match and match[1] == kind:
+            found.append((int(match[2], 16), int(match[3], 16), path))
+    return {number: (epoch, path) for epoch, number, path in found} if kind == "seg" else found
+
+
+def decode_root(data, volume, epoch, number):
+    """The fields of an intact root of that identity, or None."""
+    block = unsealed(data[:BLOCK], b"HFRT")
+    if block is None:
+        return None
+    version, levels = struct.unpack_from("<HB", block, 8)
+    fields = struct.unpack_from("<QQQQQQQQIIQQ", block, 32)
+    if version != 1 or levels != LEVELS or fields[11] & ~FEATURES != 0:
+        raise Damaged("the root is of another version or has unknown features")
+    if block[16:32] != volume or fields[:2] != (epoch, number):
+        return None
+    names = ("epoch", "number", "size", "segment_bytes", "map", "table", "sequence", "segment",
+             "block")
+    root = dict(zip(names, fields))
+    count, = struct.unpack_from("<I", block, 148)
+    root["lineage"] = []
+    for at in range(count):
+        start = BLOCK * (1 + at // ANCESTORS_PER_BLOCK)
+        further = unsealed(data[start:start + BLOCK], b"HFRL")
+        if further is None:
+            return None
+        end, ancestor = struct.unpack_from("<Q16s", further, 8 + 24 * (at % ANCESTORS_PER_BLOCK))
+        root["lineage"].append((end, ancestor))
+    return root
+
+
+def snapshots(directory):
+    """{name: root} of the intact snapshots of a volume."""
+    volume = bytes.fromhex(directory.name.replace("-", ""))
+    found = {}
+    for path in sorted(directory.iterdir()):
+        match = SNAPSHOT.fullmatch(path.name)
+        data = path.read_bytes() if match else b""
+        block = unsealed(data[:BLOCK], b"HFSN")
+        if block is None or block[16:32] != volume:
+            continue
+        version, = struct.unpack_from("<H", block, 8)
+        number, _, name, epoch, root_number = struct.unpack_from("<Qq64sQQ", block, 32)
+        root = decode_root(data[BLOCK:], volume, epoch, root_number)
+        if version == 1 and number == int(match[1], 16) and root is not None:
+            found[name.rstrip(b"\0").decode("ascii", "replace")] = root
+    return found
+
+
 class Volume:
-    def __init__(self, directory):
+    def __init__(self, directory, snapshot=None):
         self.directory = Path(directory)
         self.id = bytes.fromhex(self.directory.name.replace("-", ""))
-        self.segments = {}  # number -> (epoch, path)
-        roots = []
-        for path in self.directory.iterdir():
-            match = NUMBERED.fullmatch(path.name)
-            if match and match[1] == "root":
-                roots.append((int(match[2], 16), int(match[3], 16), path))
-            elif match:
-                self.segments[int(match[3], 16)] = (int(match[2], 16), path)
         self.files = {}
         self.replayed = 0
-        self.root = self.newest_root(sorted(roots, reverse=True))
+        if snapshot is None:
+            self.root = self.newest_root()
+        else:
+            self.root = snapshots(self.directory).get(snapshot)
+            if self.root is None:
+                raise Damaged(f"no intact snapshot {snapshot}")
+        self.segments = {}  # number -> (epoch, path)
+        for owner in {self.id, *(ancestor for _, ancestor in self.root["lineage"])}:
+            folder = self.directory.parent / str(uuid.UUID(bytes=owner))
+            self.segments |= {number: file for number, file in
+                              numbered_files(folder, "seg").items() if self.owner(number) == owner}
         self.table = dict(self.leaf_entries(TABLE, self.root["table"]))
         self.map = dict(self.leaf_entries(MAP, self.root["map"]))
-        self.replay()
+        if snapshot is None:
+            self.replay()
 
-    def newest_root(self, roots):
-        for epoch, number, path in roots:
-            block = unsealed(path.read_bytes(), b"HFRT")
-            if block is None:
-                continue
-            version, levels = struct.unpack_from("<HB", block, 8)
-            fields = struct.unpack_from("<QQQQQQQQIIQQ", block, 32)
-            if version != 1 or levels != LEVELS or fields[11] & ~1 != 0:
-                raise Damaged("the root is of another version or has unknown features")
-            if block[16:32] != self.id or fields[:2] != (epoch, number):
-                continue
-            names = ("epoch", "number", "size", "segment_bytes", "map", "table", "sequence",
-                     "segment", "block")
-            return dict(zip(names, fields))
+    def newest_root(self):
+        for epoch, number, path in sorted(numbered_files(self.directory, "root"), reverse=True):
+            root = decode_root(path.read_bytes(), self.id, epoch, number)
+            if root is not None:
+                return root
         raise Damaged("no intact root")
+
+    def owner(self, segment):
+        return next((ancestor for end, ancestor in self.root["lineage"] if segment < end), self.id)
 
     def read(self, segment, block, count=1):
         if segment not in self.files:
@@ -86,7 +143,7 @@ class Volume:
             level, index, place = pages.pop()
             segment, block = place >> 24, place & 0xFFFFFF
             page = unsealed(self.read(segment, block), b"HFPG")
-            head = struct.pack("<HBBI", 1, array, level, 0) + self.id
+            head = struct.pack("<HBBI", 1, array, level, 0) + self.owner(segment)
             head += struct.pack("<QQIIQ", self.segments[segment][0], segment, block, 0, index)
             if page is None or page[8:64] != head:
                 raise Damaged(f"page {index} of level {level} in segment {segment} is damaged")
@@ -124,7 +181,7 @@ class Volume:
     def replay(self):
         found = {}  # sequence -> (segment, block, record): the latest segment's copy
         for number in sorted(self.segments):
-            if self.segments[number][0] != self.root["epoch"]:
+            if self.segments[number][0] != self.root["epoch"] or self.owner(number) != self.id:
                 continue
             entry = self.table.get(number)
             block = 0
@@ -175,20 +232,34 @@ class Volume:
         return damaged
 
 
+def list_pool(pool):
+    for directory in sorted((pool / "volumes").iterdir()):
+        if directory.name.startswith("."):
+            continue
+        records = [path for path in directory.iterdir() if path.name == "volume"]
+        trashed = sorted((path for path in directory.iterdir() if TRASHED.fullmatch(path.name)),
+                         key=lambda path: TRASHED.fullmatch(path.name)[2])
+        for record in records or trashed[-1:]:
+            block = unsealed(record.read_bytes(), b"HFVL")
+            if block is None:
+                continue
+            name = block[40:104].rstrip(b"\0").decode("ascii", "replace")
+            print(directory.name, name, *([] if records else ["(in the trash)"]))
+            for snapshot in snapshots(directory):
+                print(f"{directory.name}@{snapshot}")
+
+
 def main():
     if len(sys.argv) not in (2, 4):
         print(__doc__, file=sys.stderr)
         return 2
     pool = Path(sys.argv[1])
     if len(sys.argv) == 2:
-        for directory in sorted((pool / "volumes").iterdir()):
-            record = directory / "volume"
-            block = unsealed(record.read_bytes(), b"HFVL") if record.exists() else None
-            if block is not None and not directory.name.startswith("."):
-                print(directory.name, block[40:104].rstrip(b"\0").decode("ascii", "replace"))
+        list_pool(pool)
         return 0
+    name, _, snapshot = sys.argv[2].partition("@")
     try:
-        volume = Volume(pool / "volumes" / sys.argv[2])
+        volume = Volume(pool / "volumes" / name, snapshot or None)
         damaged = volume.write_to(sys.argv[3])
     except (Damaged, OSError) as error:
         print(f"read_pool.py: cannot read volume {sys.argv[2]}: {error}", file=sys.stderr)

@@ -117,6 +117,8 @@ Json to_json(const PoolReport& report) {
                {"growth_bytes_per_day", nullptr},
                {"seconds_to_full", nullptr},
                {"volume_count", or_null(report.volume_count)},
+               {"trash_count", nullptr},
+               {"trash_bytes", nullptr},
                {"allocated_bytes", nullptr},
                {"used_by_others_bytes", nullptr},
                {"provisioned_bytes", nullptr},
@@ -147,6 +149,10 @@ Json to_json(const PoolReport& report) {
     if (space.time_to_full.has_value()) {
       json["seconds_to_full"] = std::round(seconds(*space.time_to_full));
     }
+  }
+  if (report.trash.has_value()) {
+    json["trash_count"] = report.trash->count;
+    json["trash_bytes"] = report.trash->allocated_bytes;
   }
   if (report.volumes.has_value()) {
     const PoolReport::Volumes& volumes = *report.volumes;
@@ -204,13 +210,48 @@ Json to_json(const SnapshotReport& report) {
           {"size_bytes", report.size_bytes},
           {"damaged", report.is_damaged},
           {"attached", report.attached},
-          {"clones", report.clones}};
+          {"clones", report.clones},
+          {"clones_in_trash", report.clones_in_trash}};
 }
 
 Json to_json(const std::vector<SnapshotReport>& reports) {
   Json snapshots = Json::array();
   for (const SnapshotReport& report : reports) snapshots.push_back(to_json(report));
   return {{"snapshots", snapshots}};
+}
+
+Json to_json(const TrashReport& report) {
+  return {{"pool", report.name.pool},
+          {"name", report.name.volume},
+          {"id", report.id.to_string()},
+          {"size_bytes", or_null(report.size_bytes)},
+          {"allocated_bytes", or_null(report.allocated_bytes)},
+          {"thick", report.thick},
+          {"snapshot_count", report.snapshot_count},
+          {"removed_unix_seconds", report.since.unix_seconds},
+          {"until_unix_seconds", report.until.unix_seconds},
+          {"expired", report.is_expired}};
+}
+
+Json to_json(const std::vector<TrashReport>& reports) {
+  Json trash = Json::array();
+  for (const TrashReport& report : reports) trash.push_back(to_json(report));
+  return {{"trash", trash}};
+}
+
+Json to_json(const RemoveAnswer& answer) {
+  return {{"pool", answer.name.pool},
+          {"name", answer.name.volume},
+          {"id", answer.id.to_string()},
+          {"removed", true},
+          {"trashed", answer.trashed.has_value() ? to_json(*answer.trashed) : Json()},
+          {"warning", text_or_null(answer.warning)}};
+}
+
+Json to_json(const EmptyTrashAnswer& answer) {
+  Json removed = Json::array();
+  for (const TrashReport& report : answer.removed) removed.push_back(to_json(report));
+  return {{"removed", removed}, {"warning", text_or_null(answer.warning)}};
 }
 
 Json to_json(const VolumeReport& report) {
@@ -227,6 +268,11 @@ Json to_json(const VolumeReport& report) {
                {"growth_bytes_per_hour", rounded_or_null(report.trend.bytes_per_hour)},
                {"growth_bytes_per_day", rounded_or_null(report.trend.bytes_per_day)},
                {"preallocation", nullptr},
+               {"parent", nullptr},
+               {"snapshot_count", nullptr},
+               {"newest_snapshot", nullptr},
+               {"clones", nullptr},
+               {"clones_in_trash", nullptr},
                {"state", state_name(report.state, "serving")},
                {"reason", text_or_null(report.reason)},
                {"attached", report.attachment.has_value()},
@@ -246,6 +292,22 @@ Json to_json(const VolumeReport& report) {
                              {"done_bytes", preallocation.done_bytes},
                              {"total_bytes", preallocation.total_bytes},
                              {"reason", text_or_null(preallocation.reason)}};
+  }
+  if (report.relations.has_value()) {
+    const RelationsReport& relations = *report.relations;
+    if (relations.parent.has_value()) {
+      json["parent"] = {{"volume", text_or_null(relations.parent->volume)},
+                        {"snapshot", text_or_null(relations.parent->snapshot)},
+                        {"in_trash", relations.parent->is_in_trash}};
+    }
+    json["snapshot_count"] = relations.snapshot_count;
+    json["newest_snapshot"] = text_or_null(relations.newest_snapshot);
+    json["clones"] = relations.clones;
+    json["clones_in_trash"] = relations.clones_in_trash;
+  }
+  if (report.stored_live_bytes.has_value()) {
+    json["live_bytes"] = *report.stored_live_bytes;
+    json["unwritten_bytes"] = 0;
   }
   if (report.counters.has_value()) {
     json["live_bytes"] = report.counters->live_bytes;

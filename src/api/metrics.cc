@@ -99,6 +99,12 @@ constexpr std::array kPoolMetrics = {
                          if (!pool.volume_count.has_value()) return std::nullopt;
                          return number(*pool.volume_count);
                        }},
+    Metric<PoolReport>{
+        {"holdfast_pool_trash_volumes", "gauge", "Removed volumes that can still be restored."},
+        of_pool<&PoolReport::trash, &PoolReport::Trash::count>},
+    Metric<PoolReport>{{"holdfast_pool_trash_bytes", "gauge",
+                        "Taken by them, and free again once the trash is emptied."},
+                       of_pool<&PoolReport::trash, &PoolReport::Trash::allocated_bytes>},
     Metric<PoolReport>{{"holdfast_pool_allocated_bytes", "gauge", "Taken by the pool's volumes."},
                        of_pool<&PoolReport::volumes, &Volumes::allocated_bytes>},
     Metric<PoolReport>{{"holdfast_pool_used_by_others_bytes", "gauge",

@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "api/routes.h"
 
+#include <algorithm>
 #include <array>
 #include <map>
 
 #include "api/json.h"
 #include "api/metrics.h"
+#include "base/limits.h"
 #include "base/log.h"
 #include "host/names.h"
 
@@ -117,10 +119,57 @@ Result<Json> get_volume(const Call& call) {
       TRY(call.host().call<VolumeReport>([name](Host& host) { return host.show_volume(name); })));
 }
 
+// As configured; POST .../remove says more.
 Result<Json> delete_volume(const Call& call) {
-  const VolumeName name = call.volume_name();
-  TRY(call.host().call<DoneAnswer>([name](Host& host) { return host.remove_volume(name); }));
-  return Json{{"pool", name.pool}, {"name", name.volume}, {"removed", true}};
+  RemoveVolumeRequest request;
+  request.name = call.volume_name();
+  return to_json(TRY(call.host().call<RemoveAnswer>(
+      [request](Host& host) { return host.remove_volume(request); })));
+}
+
+Result<Json> remove_volume(const Call& call) {
+  const BodyReader body =
+      TRY(BodyReader::parse(call.request.body, {"now", "defer_seconds", "with_snapshots"}));
+  RemoveVolumeRequest request;
+  request.name = call.volume_name();
+  request.now = TRY(body.flag_or("now", false));
+  request.with_snapshots = TRY(body.flag_or("with_snapshots", false));
+  const std::uint64_t unset = ~std::uint64_t{0};
+  const std::uint64_t defer_seconds = TRY(body.number_or("defer_seconds", unset));
+  if (defer_seconds != unset) {
+    const auto most = static_cast<std::uint64_t>(limits::kTrashDeferMax / 1s);
+    request.defer = 1s * static_cast<std::int64_t>(std::min(defer_seconds, most + 1));
+  }
+  return to_json(TRY(call.host().call<RemoveAnswer>(
+      [request](Host& host) { return host.remove_volume(request); })));
+}
+
+Result<Json> get_trash(const Call& call) {
+  const std::string pool = call.request.pool_query;
+  return to_json(TRY(call.host().call<std::vector<TrashReport>>(
+      [pool](Host& host) { return host.list_trash(pool); })));
+}
+
+Result<Json> restore_volume(const Call& call) {
+  const BodyReader body = TRY(BodyReader::parse(call.request.body, {"name"}));
+  RestoreRequest request;
+  request.item = call.volume_name();
+  request.new_name = TRY(body.text_or("name", ""));
+  return to_json(TRY(call.host().call<VolumeReport>(
+      [request](Host& host) { return host.restore_volume(request); })));
+}
+
+Result<Json> empty_trash(const Call& call) {
+  const BodyReader body = TRY(BodyReader::parse(call.request.body, {"pool", "volume", "expired"}));
+  EmptyTrashRequest request;
+  request.pool = TRY(body.text_or("pool", ""));
+  request.item = TRY(body.text_or("volume", ""));
+  request.only_expired = TRY(body.flag_or("expired", false));
+  if (request.pool.empty() && !request.item.empty()) {
+    return Error(ErrorCode::invalid_argument, "the request names a volume without its pool");
+  }
+  return to_json(TRY(call.host().call<EmptyTrashAnswer>(
+      [request](Host& host) { return host.empty_trash(request); })));
 }
 
 Result<Json> resize_volume(const Call& call) {
@@ -291,7 +340,7 @@ struct Route {
   Result<Json> (*handler)(const Call& call);
 };
 
-constexpr std::array<Route, 27> kRoutes = {{
+constexpr std::array<Route, 31> kRoutes = {{
     {{"GET", "/v1/status", "The daemon, its pools and what it serves", 200}, get_status},
     {{"GET", "/v1/pools", "The open pools", 200}, get_pools},
     {{"POST", "/v1/pools", "Open a pool, or create one", 200}, post_pools},
@@ -300,8 +349,15 @@ constexpr std::array<Route, 27> kRoutes = {{
     {{"GET", "/v1/volumes", "The volumes of one pool or of all", 200}, get_volumes},
     {{"POST", "/v1/pools/{pool}/volumes", "Create a volume", 201}, post_volumes},
     {{"GET", "/v1/pools/{pool}/volumes/{volume}", "One volume", 200}, get_volume},
-    {{"DELETE", "/v1/pools/{pool}/volumes/{volume}", "Remove a volume and its data", 200},
+    {{"DELETE", "/v1/pools/{pool}/volumes/{volume}", "Move a volume to the trash", 200},
      delete_volume},
+    {{"POST", "/v1/pools/{pool}/volumes/{volume}/remove",
+      "Move a volume to the trash, or remove it for good", 200},
+     remove_volume},
+    {{"GET", "/v1/trash", "The trash of one pool or of all", 200}, get_trash},
+    {{"POST", "/v1/trash/empty", "Remove what is in the trash for good", 200}, empty_trash},
+    {{"POST", "/v1/pools/{pool}/trash/{volume}/restore", "Take a volume out of the trash", 200},
+     restore_volume},
     {{"POST", "/v1/pools/{pool}/volumes/{volume}/resize", "Change a volume's size", 200},
      resize_volume},
     {{"POST", "/v1/pools/{pool}/volumes/{volume}/convert", "Make a volume thick or thin", 200},

@@ -92,6 +92,9 @@ TEST(OpenApiTest, SchemasHaveTheMembersThatAreSent) {
   EXPECT_EQ(members(schemas.at("Attached")), members(to_json(AttachAnswer{})));
   EXPECT_EQ(members(schemas.at("Transfer")), members(to_json(TransferAnswer{})));
   EXPECT_EQ(members(schemas.at("Snapshot")), members(to_json(SnapshotReport{})));
+  EXPECT_EQ(members(schemas.at("Trashed")), members(to_json(TrashReport{})));
+  EXPECT_EQ(members(schemas.at("VolumeRemoved")), members(to_json(RemoveAnswer{})));
+  EXPECT_EQ(members(schemas.at("TrashEmptied")), members(to_json(EmptyTrashAnswer{})));
 }
 
 TEST(OpenApiTest, EveryReferenceLeadsSomewhere) {

@@ -97,6 +97,10 @@ inline constexpr Duration kThickPoolTime = 2s;   // then it asks the pool, each 
 inline constexpr Duration kThickHoldTime = 30s;  // ...and then it counts as held
 inline constexpr Duration kPreallocationCheckTime = 15s;  // is a thick volume still complete?
 
+// Pages of the segment table of a volume that is not open which are looked through to tell its
+// garbage: 64,512 segments, 2 TiB in those of 32 MiB.
+inline constexpr std::size_t kStoredTablePagesMax = 512;
+
 // Requests inside one volume at a time; more wait in the submitter's own objects.
 inline constexpr std::size_t kVolumeRequestsMax = 1024;
 inline constexpr std::size_t kVolumeReadsInFlightMax = 512;  // disk reads
@@ -166,6 +170,11 @@ inline constexpr Duration kSpaceCountTime = 1s;
 inline constexpr std::int64_t kSpaceCountRestFactor = 10;
 // While space is short, checkpoints that free dead segments come no closer than this.
 inline constexpr Duration kSpaceCheckpointTime = 250ms;
+// The trash (docs/decisions/0019-trash.md).
+inline constexpr Duration kTrashDeferDefault = std::chrono::hours(72);  // over a weekend
+inline constexpr Duration kTrashDeferMax = std::chrono::hours(24 * 3650);
+inline constexpr std::size_t kTrashPerPoolMax = 10'000;  // volumes
+inline constexpr Duration kTrashRetryTime = 60s;         // after a removal that failed
 // Growth: a sample a minute for an hour, and one an hour for four days.
 inline constexpr Duration kTrendMinute = 60s;
 inline constexpr Duration kTrendHour = 3600s;

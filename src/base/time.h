@@ -23,7 +23,7 @@ struct MonotonicClock {
 
 using MonotonicTime = MonotonicClock::time_point;
 
-// Seconds since 1970-01-01 UTC, for people to read; never for ordering or deadlines.
+// Seconds since 1970-01-01 UTC, for people to read; for no deadline but the trash's (of days).
 struct WallTime {
   std::int64_t unix_seconds = 0;
 };

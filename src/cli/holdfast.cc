@@ -19,6 +19,7 @@
 #include "cli/transfer.h"
 #include "cli/vhost_snippets.h"
 #include "host/config.h"
+#include "host/deferment.h"
 #include "host/names.h"
 
 namespace holdfast {
@@ -53,6 +54,10 @@ struct Arguments {
   bool thick = false;
   bool thin = false;
   bool force = false;
+  bool now = false;
+  std::string defer;
+  bool with_snapshots = false;
+  bool expired = false;
   bool nbd = false;
   bool vhost = false;
   bool read_only = false;
@@ -106,6 +111,12 @@ std::uint64_t parse_size(const std::string& text) {
   auto bytes = parse_bytes(text);
   if (!bytes.ok()) throw UsageError{bytes.error().message()};
   return bytes.value();
+}
+
+std::int64_t parse_defer(const std::string& text) {
+  auto time = parse_deferment(text);
+  if (!time.ok()) throw UsageError{time.error().message()};
+  return time.value() / std::chrono::seconds(1);
 }
 
 // The daemon has another working directory.
@@ -298,6 +309,7 @@ class Commands {
     app_.fallthrough();
     add_pool_commands();
     add_volume_commands();
+    add_trash_commands();
     add_snapshot_commands();
     add_attach_commands();
     add_image_commands();
@@ -500,14 +512,83 @@ class Commands {
         });
     add_volume_name(rename);
     rename->add_option("new", arguments_.new_name, "Its new name")->option_text("NEW")->required();
-    add_volume_name(
-        leaf(volume, "remove", "Remove a detached volume and all its data", [this](Client& client) {
-          return client.run("DELETE", parse_volume_name(arguments_.name).target(), nullptr,
-                            [](const Json& answer) {
-                              return "Volume " + text_of(answer, "pool") + "/" +
-                                     text_of(answer, "name") + " is removed\n";
-                            });
-        }));
+    CLI::App* remove =
+        leaf(volume, "remove", "Move a detached volume to the trash, or remove it for good",
+             [this](Client& client) {
+               Json body = {{"now", arguments_.now}, {"with_snapshots", arguments_.with_snapshots}};
+               if (!arguments_.defer.empty()) body["defer_seconds"] = parse_defer(arguments_.defer);
+               return client.run("POST", parse_volume_name(arguments_.name).target() + "/remove",
+                                 body, removed_text);
+             });
+    add_volume_name(remove);
+    CLI::Option* now = remove->add_flag("--now", arguments_.now, "For good, and its space at once");
+    remove
+        ->add_option("--defer", arguments_.defer,
+                     "Keep it in the trash for so long: 12h, 7d (default: as configured, 3d)")
+        ->type_name("TIME")
+        ->excludes(now);
+    remove->add_flag("--with-snapshots", arguments_.with_snapshots,
+                     "For good though it has snapshots");
+  }
+
+  void add_trash_item(CLI::App* command) {
+    command->add_option("volume", arguments_.name, "Its name when it was removed, or its id")
+        ->option_text("POOL/VOLUME|POOL/ID")
+        ->required();
+  }
+
+  int restore(Client& client) {
+    const Names item = parse_volume_name(arguments_.name);
+    std::string name = arguments_.new_name;
+    if (name.starts_with(item.pool + "/")) name.erase(0, item.pool.size() + 1);
+    if (name.find('/') != std::string::npos) {
+      throw UsageError{"'" + arguments_.new_name +
+                       "' is in another pool; a volume stays in its own"};
+    }
+    return client.run("POST",
+                      pool_target(item.pool) + "/trash/" + escape_url(item.volume) + "/restore",
+                      Json{{"name", name}}, [](const Json& answer) {
+                        return "Volume " + text_of(answer, "pool") + "/" + text_of(answer, "name") +
+                               " is back; attach it to serve it\n";
+                      });
+  }
+
+  // Of all pools, of one, or one volume.
+  int empty_trash(Client& client) {
+    Json body = {{"expired", arguments_.expired}};
+    if (arguments_.name.find('/') != std::string::npos) {
+      const Names item = parse_volume_name(arguments_.name);
+      body["pool"] = item.pool;
+      body["volume"] = item.volume;
+    } else if (!arguments_.name.empty()) {
+      body["pool"] = arguments_.name;
+    }
+    return client.run("POST", "/v1/trash/empty", body, emptied_text);
+  }
+
+  void add_trash_commands() {
+    CLI::App* trash = app_.add_subcommand("trash", "Volumes that were removed");
+    trash->require_subcommand(1);
+    trash->fallthrough();
+    trash->footer("");
+    CLI::App* list =
+        leaf(trash, "list", "The trash of one pool, or of all", [this](Client& client) {
+          const std::string query =
+              arguments_.name.empty() ? "" : "?pool=" + escape_url(arguments_.name);
+          return client.run("GET", "/v1/trash" + query, nullptr, [](const Json& answer) {
+            return trash_table(answer.value("trash", Json::array()));
+          });
+        });
+    list->add_option("pool", arguments_.name, "Only this pool")->option_text("[POOL]");
+    CLI::App* restored = leaf(trash, "restore", "Take a volume out of the trash, as it was",
+                              [this](Client& client) { return restore(client); });
+    add_trash_item(restored);
+    restored->add_option("new", arguments_.new_name, "A new name for it")->option_text("[NEW]");
+    CLI::App* empty = leaf(trash, "empty", "Remove what is in the trash for good; asks nothing",
+                           [this](Client& client) { return empty_trash(client); });
+    empty->add_option("what", arguments_.name, "Only this pool, or this volume (name or id)")
+        ->option_text("[POOL|POOL/VOLUME]");
+    empty->add_flag("--expired", arguments_.expired, "Only what has been there for its time");
   }
 
   void add_snapshot_name(CLI::App* command) {

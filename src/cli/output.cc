@@ -14,6 +14,7 @@ namespace holdfast {
 namespace {
 
 constexpr const char* kUnknown = "-";
+constexpr std::size_t kShownClonesMax = 10;
 
 const Json& member(const Json& object, const char* key) {
   static const Json kNull;
@@ -111,7 +112,14 @@ std::string level_advice(const Json& pool) {
   const std::string left = level == "full"
                                ? "guests' writes that need space are held until there is some"
                                : format_bytes(bytes_for_guests(pool)) + " are left for guests";
-  return left + "; add space, remove volumes or trim in the guests (fstrim)";
+  const Json& in_trash = member(pool, "trash_bytes");
+  const bool has_trash = in_trash.is_number() && in_trash.get<double>() > 0;
+  return left +
+         (has_trash ? "; the trash holds " + bytes_of(pool, "trash_bytes") +
+                          ", which 'holdfast trash empty " + text_of(pool, "name") + "' frees"
+                    : "") +
+         "; add space, remove volumes for good (volume remove --now) or trim in the guests "
+         "(fstrim)";
 }
 
 // "live, garbage, still to be written" of an object that has them.
@@ -167,6 +175,39 @@ void add_machine(Details& details, const Json& attachment) {
   details.add("machine", or_unknown(text_of(machine, "state")) +
                              (detail.empty() ? "" : ": " + detail) + ", paused " +
                              number_of(machine, "pauses") + " times, monitor " + qmp);
+}
+
+void add_relations(Details& details, const Json& volume) {
+  const Json& parent = member(volume, "parent");
+  if (parent.is_object()) {
+    const std::string of = text_of(parent, "volume");
+    const std::string snapshot = text_of(parent, "snapshot");
+    details.add("clone of", of.empty() ? "a volume that is gone"
+                                       : text_of(volume, "pool") + "/" + of +
+                                             (snapshot.empty() ? ", from a snapshot that is gone"
+                                                               : "@" + snapshot) +
+                                             (flag_of(parent, "in_trash") ? ", in the trash" : ""));
+  }
+  const Json& count = member(volume, "snapshot_count");
+  if (!count.is_number()) return;
+  const std::string newest = text_of(volume, "newest_snapshot");
+  details.add("snapshots", number_of(volume, "snapshot_count") +
+                               (newest.empty() ? "" : ", the newest is " + newest));
+  std::string clones;
+  std::size_t shown = 0;
+  const auto add = [&](const Json& names, const char* where) {
+    if (!names.is_array()) return;
+    for (const Json& clone : names) {
+      if (++shown <= kShownClonesMax) {
+        clones += (clones.empty() ? "" : ", ") + clone.get<std::string>() + where;
+      }
+    }
+  };
+  add(member(volume, "clones"), "");
+  add(member(volume, "clones_in_trash"), " (in the trash)");
+  if (shown > kShownClonesMax)
+    clones += " and " + std::to_string(shown - kShownClonesMax) + " more";
+  if (shown > 0) details.add("clones", clones);
 }
 
 // What needs a person's attention, below the tables.
@@ -276,6 +317,9 @@ std::string snapshot_table(const Json& snapshots) {
     for (const Json& clone : member(snapshot, "clones")) {
       users += (users.empty() ? "" : ", ") + std::string("clone ") + clone.get<std::string>();
     }
+    for (const Json& clone : member(snapshot, "clones_in_trash")) {
+      users += (users.empty() ? "" : ", ") + clone.get<std::string>() + " in the trash";
+    }
     table.add({snapshot_name(snapshot), time_of(snapshot, "created_unix_seconds"),
                bytes_of(snapshot, "size_bytes"), users});
   }
@@ -283,6 +327,48 @@ std::string snapshot_table(const Json& snapshots) {
     return "There are no snapshots. Take one: holdfast snapshot create POOL/VOLUME@SNAPSHOT\n";
   }
   return table.text();
+}
+
+std::string trash_table(const Json& trash) {
+  Table table({{"VOLUME"},
+               {"ID"},
+               {"SIZE", Table::Align::right},
+               {"ALLOCATED", Table::Align::right},
+               {"SNAPSHOTS", Table::Align::right},
+               {"REMOVED"},
+               {"KEPT UNTIL"}});
+  for (const Json& volume : trash) {
+    table.add({volume_name(volume), text_of(volume, "id").substr(0, 8),
+               bytes_of(volume, "size_bytes"), bytes_of(volume, "allocated_bytes"),
+               number_of(volume, "snapshot_count"), time_of(volume, "removed_unix_seconds"),
+               flag_of(volume, "expired") ? "expired" : time_of(volume, "until_unix_seconds")});
+  }
+  if (table.empty()) return "The trash is empty.\n";
+  return table.text();
+}
+
+std::string removed_text(const Json& answer) {
+  const std::string name = volume_name(answer);
+  const Json& trashed = member(answer, "trashed");
+  if (!trashed.is_object()) return "Volume " + name + " is removed\n";
+  const bool is_thick = flag_of(trashed, "thick");
+  return "Volume " + name + " is in the trash until " + time_of(trashed, "until_unix_seconds") +
+         "\nIt keeps its " + bytes_of(trashed, "allocated_bytes") +
+         (is_thick ? ", all that a thick volume has" : "") + ". Back: holdfast trash restore " +
+         name + ". Gone, its space free: holdfast trash empty " + name + "\n";
+}
+
+std::string emptied_text(const Json& answer) {
+  std::string text;
+  std::uint64_t bytes = 0;
+  for (const Json& volume : member(answer, "removed")) {
+    const Json& allocated = member(volume, "allocated_bytes");
+    if (allocated.is_number()) bytes += allocated.get<std::uint64_t>();
+    text += "Volume " + volume_name(volume) + " (" + text_of(volume, "id").substr(0, 8) + ", " +
+            bytes_of(volume, "allocated_bytes") + ") is removed\n";
+  }
+  if (text.empty()) return "There was nothing to remove.\n";
+  return text + format_bytes(bytes) + " are free again\n";
 }
 
 std::string diff_table(const Json& diff) {
@@ -309,6 +395,9 @@ std::string pool_details(const Json& pool) {
   details.add("capacity", bytes_of(pool, "capacity_bytes"));
   details.add("used", bytes_of(pool, "used_bytes") + percent_used(pool) + ": " +
                           bytes_of(pool, "allocated_bytes") + " by volumes, " +
+                          (member(pool, "trash_count").is_number()
+                               ? bytes_of(pool, "trash_bytes") + " in the trash, "
+                               : "") +
                           bytes_of(pool, "used_by_others_bytes") + " by others on that storage");
   details.add("available", bytes_of(pool, "available_bytes") + ": " +
                                format_bytes(bytes_for_guests(pool)) + " for guests, " +
@@ -330,6 +419,12 @@ std::string pool_details(const Json& pool) {
     promised += times;
   }
   details.add("volumes", promised);
+  const Json& trash_count = member(pool, "trash_count");
+  if (trash_count.is_number() && trash_count.get<std::uint64_t>() > 0) {
+    details.add("in trash", number_of(pool, "trash_count") + " volumes, " +
+                                bytes_of(pool, "trash_bytes") + ": 'holdfast trash empty " +
+                                text_of(pool, "name") + "' frees it");
+  }
   const std::string parts = parts_of(pool);
   if (!parts.empty()) details.add("of attached", parts);
   const std::string growth = growth_of(pool);
@@ -361,6 +456,7 @@ std::string volume_details(const Json& volume) {
                                     (why.empty() ? "" : ": " + why));
   }
   details.add("created", time_of(volume, "created_unix_seconds"));
+  add_relations(details, volume);
   const std::string reason = text_of(volume, "reason");
   details.add("state",
               or_unknown(text_of(volume, "state")) + (reason.empty() ? "" : ": " + reason));

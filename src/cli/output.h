@@ -16,6 +16,9 @@ std::string pool_table(const Json& pools);
 std::string volume_table(const Json& volumes);
 std::string snapshot_table(const Json& snapshots);
 std::string snapshot_name(const Json& snapshot);  // POOL/VOLUME@SNAPSHOT
+std::string trash_table(const Json& trash);
+std::string removed_text(const Json& answer);
+std::string emptied_text(const Json& answer);
 std::string diff_table(const Json& diff);
 std::string pool_details(const Json& pool);
 std::string volume_details(const Json& volume);

@@ -98,6 +98,25 @@ struct DiffQuery {
   std::uint64_t offset_bytes = 0;
 };
 
+struct RemoveVolumeRequest {
+  VolumeName name;
+  bool now = false;               // for good, not into the trash
+  std::optional<Duration> defer;  // in the trash for so long; nothing: as configured; 0: `now`
+  bool with_snapshots = false;    // for good though it has snapshots
+};
+
+// What is in the trash is named by its name when it was removed, or by the beginning of its id.
+struct RestoreRequest {
+  VolumeName item;
+  std::string new_name;  // empty: the one it had
+};
+
+struct EmptyTrashRequest {
+  std::string pool;  // empty: all open ones
+  std::string item;  // empty: all of the pool's trash
+  bool only_expired = false;
+};
+
 // Reports. Absent: not known now (not open), not zero.
 enum class ServiceState { detached, opening, open, failed, detaching };
 
@@ -144,8 +163,14 @@ struct PoolReport {
     std::uint64_t unwritten_bytes = 0;
     Duration age{};
   };
+  // Volumes that were removed and may be restored; they count as used.
+  struct Trash {
+    std::uint64_t count = 0;
+    std::uint64_t allocated_bytes = 0;
+  };
   std::optional<Open> open;
   std::optional<Space> space;
+  std::optional<Trash> trash;
   std::optional<std::uint64_t> volume_count;
   std::optional<Volumes> volumes;
 };
@@ -231,6 +256,20 @@ struct VolumeCounters {
   std::uint64_t requests_in_flight = 0;
 };
 
+// What a volume has to do with others. A snapshot of its parent that cannot be read has no name.
+struct RelationsReport {
+  struct Parent {
+    std::string volume;    // empty: it is gone
+    std::string snapshot;  // empty: it is gone
+    bool is_in_trash = false;
+  };
+  std::optional<Parent> parent;  // of a clone
+  std::uint64_t snapshot_count = 0;
+  std::string newest_snapshot;
+  std::vector<std::string> clones;  // names of volumes of the pool
+  std::vector<std::string> clones_in_trash;
+};
+
 struct VolumeReport {
   VolumeName name;
   ServiceState state = ServiceState::detached;
@@ -242,6 +281,9 @@ struct VolumeReport {
   // Allocated is live, garbage, or not written yet; which of them is known while it is open.
   std::optional<std::uint64_t> allocated_bytes;
   std::optional<std::uint64_t> garbage_bytes;
+  // The next two only where a single volume is shown. Detached: as stored.
+  std::optional<std::uint64_t> stored_live_bytes;
+  std::optional<RelationsReport> relations;
   TrendReport trend;  // of what is allocated
   std::optional<PreallocationReport> preallocation;
   std::optional<AttachmentReport> attachment;
@@ -249,6 +291,18 @@ struct VolumeReport {
   std::optional<VolumeCounters> counters;
   std::string hold_pause_after;  // "25s", "never"
   std::string hold_fail_after;
+};
+
+struct TrashReport {
+  VolumeName name;  // when it was removed
+  VolumeId id;
+  std::optional<std::uint64_t> size_bytes;
+  std::optional<std::uint64_t> allocated_bytes;
+  bool thick = false;
+  std::uint64_t snapshot_count = 0;
+  WallTime since;
+  WallTime until;  // not removed for good by itself before
+  bool is_expired = false;
 };
 
 struct SnapshotReport {
@@ -259,6 +313,7 @@ struct SnapshotReport {
   bool is_damaged = false;
   bool attached = false;
   std::vector<std::string> clones;  // names of volumes of the pool that were made from it
+  std::vector<std::string> clones_in_trash;
 };
 
 struct DiffReport {
@@ -295,6 +350,18 @@ struct TransferAnswer {
 
 struct DoneAnswer {
   std::string warning;
+};
+
+struct RemoveAnswer {
+  VolumeName name;
+  VolumeId id;
+  std::optional<TrashReport> trashed;  // nothing: it is gone for good
+  std::string warning;
+};
+
+struct EmptyTrashAnswer {
+  std::vector<TrashReport> removed;
+  std::string warning;  // what could not be removed
 };
 
 struct StatusReport {

@@ -7,6 +7,7 @@
 #include <initializer_list>
 
 #include "base/units.h"
+#include "host/deferment.h"
 #include "host/names.h"
 
 namespace holdfast {
@@ -17,13 +18,14 @@ class Reader {
   Reader(HostConfig& config, std::string_view file_name) : config_(config), file_name_(file_name) {}
 
   Result<void> read(const toml::table& root) {
-    TRY(check_keys(
-        root, {"runtime_dir", "state_dir", "loops", "log", "space", "volume", "hold", "pools"}));
+    TRY(check_keys(root, {"runtime_dir", "state_dir", "loops", "log", "space", "trash", "volume",
+                          "hold", "pools"}));
     TRY(read_path(root, "runtime_dir", config_.runtime_directory));
     TRY(read_path(root, "state_dir", config_.state_directory));
     TRY(read_loops(root));
     if (const toml::node* node = root.get("log")) TRY(read_log(*node));
     if (const toml::node* node = root.get("space")) TRY(read_space(*node));
+    if (const toml::node* node = root.get("trash")) TRY(read_trash(*node));
     if (const toml::node* node = root.get("volume")) TRY(read_volume(*node));
     if (const toml::node* node = root.get("hold")) TRY(read_hold(*node));
     if (const toml::node* node = root.get("pools")) TRY(read_pools(*node));
@@ -153,6 +155,18 @@ class Reader {
     if (config_.space.warn_percent > config_.space.critical_percent) {
       return problem(node, "warn_percent must not be above critical_percent");
     }
+    return {};
+  }
+
+  Result<void> read_trash(const toml::node& node) {
+    const toml::table* table = TRY(as_table(node, "trash"));
+    TRY(check_keys(*table, {"defer"}));
+    std::string text;
+    TRY(read_text(*table, "defer", text));
+    if (!table->contains("defer")) return {};
+    auto defer = parse_deferment(text);
+    if (!defer.ok()) return problem(*table->get("defer"), "defer: " + defer.error().message());
+    config_.trash_defer = defer.value();
     return {};
   }
 

@@ -39,6 +39,7 @@ struct HostConfig {
   std::uint32_t cleaner_idle_percent = limits::kCleanerIdlePercent;
   SpaceThresholds space;
   Duration checkpoint_idle = limits::kCheckpointIdle;
+  Duration trash_defer = limits::kTrashDeferDefault;  // 0: removed volumes are gone
   std::size_t loops = 0;  // that serve volumes; 0: one per core, at most kServiceLoopsDefaultMax
   HoldSettings hold;
   std::map<std::string, HoldSettings> pool_holds;  // by pool

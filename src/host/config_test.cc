@@ -73,6 +73,15 @@ pause_after = "never"
   EXPECT_EQ(result->pool_holds.at("web.1"), (HoldSettings{kNever, {}}));
 }
 
+TEST(ConfigTest, TheTrashKeepsForAsLongAsIsSaid) {
+  EXPECT_EQ(parse_config("[trash]\ndefer = \"12h\"", "test.toml")->trash_defer, 12h);
+  EXPECT_EQ(parse_config("[trash]\ndefer = \"0\"", "test.toml")->trash_defer, Duration{});
+  EXPECT_EQ(parse_config("[trash]", "test.toml")->trash_defer, 72h);
+  EXPECT_NE(refusal("[trash]\ndefer = \"soon\"").find("line 2: defer: 'soon' is no time"),
+            std::string::npos);
+  EXPECT_NE(refusal("[trash]\ndefre = \"1d\"").find("did you mean 'defer'"), std::string::npos);
+}
+
 TEST(ConfigTest, AnEmptyFileMeansTheDefaults) {
   const auto result = parse_config("", "test.toml");
   ASSERT_TRUE(result.ok());

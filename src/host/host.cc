@@ -138,7 +138,10 @@ Task<Result<void>> Host::start() {
 
 Task<void> Host::stop() {
   running_ = false;
-  for (auto& [name, entry] : pools_) stop_tending(*entry, true);
+  for (auto& [name, entry] : pools_) {
+    stop_tending(*entry, true);
+    entry->trash_stopped = true;
+  }
   co_await release_machines();
   for (auto& [name, attachment] : attachments_) {
     ++stops_under_way_;

@@ -75,7 +75,8 @@ class Host {
   // Between thin and thick, also while it is in use.
   Task<Result<VolumeReport>> convert_volume(ConvertVolumeRequest request);
   Task<Result<VolumeReport>> rename_volume(VolumeName name, std::string new_name);
-  Task<Result<DoneAnswer>> remove_volume(VolumeName name);
+  // Into the trash, or for good.
+  Task<Result<RemoveAnswer>> remove_volume(RemoveVolumeRequest request);
   Task<Result<VolumeReport>> set_volume(SetVolumeRequest request);
 
   // All at one point of their volumes' time; of one pool. All are taken, or none.
@@ -95,6 +96,10 @@ class Host {
   Task<Result<VolumeReport>> finish_import(VolumeName transfer);
   // Ends an export; undoes an import.
   Task<Result<DoneAnswer>> end_transfer(VolumeName transfer);
+  // Of all pools when `pool` is empty.
+  Task<Result<std::vector<TrashReport>>> list_trash(std::string pool);
+  Task<Result<VolumeReport>> restore_volume(RestoreRequest request);
+  Task<Result<EmptyTrashAnswer>> empty_trash(EmptyTrashRequest request);
 
   // A volume, or a snapshot ("disk1@monday" as the volume), which is served read-only.
   Task<Result<AttachAnswer>> attach(AttachRequest request);
@@ -107,6 +112,7 @@ class Host {
   struct Attachment;
   struct ThickVolume;
   struct Transfer;
+  struct TrashEntry;
   class PoolUse;
 
   // host.cc
@@ -157,6 +163,8 @@ class Host {
   static VolumeId new_volume_id(Executor& executor);
   Task<Result<VolumeRecord>> find_volume(Pool& pool, VolumeName name);
   Task<Result<VolumeReport>> report_volume(Pool& pool, VolumeName name, VolumeRecord record);
+  Task<void> add_details(Pool& pool, VolumeReport& report);
+  Task<std::optional<RelationsReport>> find_relations(Pool& pool, VolumeId id);
   using LookUp = Result<std::vector<VolumeReport>>;
   Task<Result<std::vector<VolumeReport>>> look_up(PoolEntry& entry, std::string volume);
   Task<void> store_look_up(PoolEntry& entry, std::string volume,
@@ -172,7 +180,25 @@ class Host {
   Task<Result<std::vector<SnapshotReport>>> report_snapshots(Pool& pool, VolumeName name,
                                                              VolumeId id,
                                                              std::vector<SnapshotInfo> snapshots);
-  Task<Result<void>> check_no_dependents(Pool& pool, VolumeName name, VolumeId id);
+
+  // host_trash.cc
+  struct CloneUse;
+  Task<Result<std::vector<CloneUse>>> find_clones(Pool& pool, VolumeId parent);
+  Task<Result<std::size_t>> check_removable(Pool& pool, RemoveVolumeRequest request, VolumeId id);
+  const VolumeName* find_attached_snapshot(const VolumeName& volume) const;
+  Task<Result<void>> move_to_trash(PoolEntry& entry, RemoveVolumeRequest request, VolumeId id,
+                                   WallTime since, WallTime until);
+  Task<Result<void>> remove_for_good(PoolEntry& entry, VolumeId id, RemovalOptions options);
+  Task<Result<bool>> remove_trashed(PoolEntry& entry, VolumeId id, bool only_expired,
+                                    RemovalOptions options);
+  Task<Result<void>> check_parent_is_there(Pool& pool, VolumeId id);
+  Task<Result<void>> load_trash(PoolEntry& entry);
+  Task<TrashEntry> look_at_trashed(Pool& pool, TrashedVolume volume);
+  Task<Result<VolumeId>> find_in_trash(PoolEntry& entry, std::string item);
+  Task<void> tend_trash(std::string pool);
+  TrashReport report(const PoolEntry& entry, const TrashEntry& trashed) const;
+  std::optional<PoolReport::Trash> trash_report(const PoolEntry& entry) const;
+  std::string trash_advice(const PoolEntry& entry) const;  // empty: it holds nothing
 
   // host_thick.cc
   // Refuses what does not fit, with the numbers; else counts it as promised from here on.

@@ -376,6 +376,11 @@ void Host::add_live_report(const Attachment& attachment, VolumeReport& report) c
   report.size_bytes = attachment.served->size_bytes;
   report.counters = attachment.served->counters;
   report.hold = attachment.served->hold;
+  if (report.hold.has_value() && report.hold->reason == hold_reason_text(HoldReason::space)) {
+    if (const auto pool = pools_.find(attachment.name.pool); pool != pools_.end()) {
+      report.hold->detail += trash_advice(*pool->second);
+    }
+  }
   if (report.allocated_bytes.has_value()) {
     const VolumeCounters& counters = attachment.served->counters;
     const std::uint64_t other_bytes = counters.live_bytes + counters.unwritten_bytes;

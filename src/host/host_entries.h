@@ -39,6 +39,22 @@ struct Host::ThickVolume {
   bool dropped = false;  // removed, or thin now
 };
 
+// A volume in the trash; it does not change there.
+struct Host::TrashEntry {
+  TrashedVolume volume;
+  std::optional<std::uint64_t> size_bytes;
+  std::optional<std::uint64_t> allocated_bytes;
+  std::uint64_t snapshot_count = 0;
+  MonotonicTime retry_at{};  // a removal that failed
+};
+
+// That a clone, perhaps one in the trash, reads from a snapshot.
+struct Host::CloneUse {
+  SnapshotNumber snapshot;
+  std::string clone;
+  bool is_in_trash = false;
+};
+
 struct Host::PoolEntry {
   std::string name;
   std::string location;
@@ -62,6 +78,12 @@ struct Host::PoolEntry {
   std::map<VolumeId, std::unique_ptr<ThickVolume>> thick;
   std::set<VolumeId> to_thin;  // whose spares are to be removed
   bool knows_thin = false;     // those that an earlier daemon left have been looked for
+  // host_trash.cc
+  std::map<VolumeId, TrashEntry> trash;
+  bool knows_trash = false;         // what is in the trash has been read since the pool was opened
+  std::uint64_t trash_changes = 0;  // so that a reading that they meet is done again
+  bool tending_trash = false;
+  bool trash_stopped = false;  // removals end early: the pool is being closed
   bool tending = false;        // tend() is at it
   bool tend_again = false;
   bool tending_stopped = false;

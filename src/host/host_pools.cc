@@ -66,6 +66,7 @@ Task<Result<PoolChange>> Host::create_pool(CreatePoolRequest request) {
   if (!pool.ok()) co_return pool.take_error();
   entry->pool = std::move(pool).value();
   entry->state = ServiceState::open;
+  entry->knows_trash = true;
   pools_.emplace(request.name, std::move(entry));
   log_info("pool " + request.name + " was created at " + request.location);
   PoolChange change;
@@ -123,7 +124,7 @@ Task<Result<void>> Host::open_entry(PoolEntry& entry) {
   entry.pool = std::move(pool).value();
   entry.state = ServiceState::open;
   entry.reason.clear();
-  entry.knows_thin = false;
+  entry.knows_thin = entry.knows_trash = false;
   stop_tending(entry, false);
   wake_tender(entry);
   changed_.notify_all();
@@ -218,6 +219,7 @@ PoolReport Host::report(const PoolEntry& entry) const {
     if (entry.space.has_value()) report.space = space_report(entry);
     if (entry.space.has_value() && entry.count.has_value()) report.volumes = volumes_report(entry);
     report.volume_count = entry.volume_count;
+    report.trash = trash_report(entry);
   }
   return report;
 }
@@ -246,8 +248,12 @@ Task<Result<DoneAnswer>> Host::close_pool(std::string name) {
   // A status that is just asking for the space ends soon; anything longer is for a person to see.
   const MonotonicTime deadline = executor_.now() + limits::kStatusTime;
   stop_tending(*entry, true);
+  // A removal that is cut short goes on when the pool is opened again: not for a close that fails.
+  entry->trash_stopped = std::none_of(attachments_.begin(), attachments_.end(),
+                                      [&](const auto& each) { return each.first.pool == name; });
   while (entry->users > 0 && executor_.now() < deadline) co_await sleep_for(executor_, 5ms);
   if (entry->users > 0) {
+    entry->trash_stopped = false;
     stop_tending(*entry, false);
     co_return Error(ErrorCode::busy, "another operation on pool '" + name +
                                          "' is still under way; try again in a moment");
@@ -259,6 +265,7 @@ Task<Result<DoneAnswer>> Host::close_pool(std::string name) {
     if (attached_count++ == 0) attached = volume.to_string();
   }
   if (attached_count > 0) {
+    entry->trash_stopped = false;
     stop_tending(*entry, false);
     co_return Error(
         ErrorCode::busy,

@@ -180,21 +180,16 @@ SnapshotReport Host::report_snapshot(const VolumeName& name, const SnapshotInfo&
 
 Task<Result<std::vector<SnapshotReport>>> Host::report_snapshots(
     Pool& pool, VolumeName name, VolumeId id, std::vector<SnapshotInfo> snapshots) {
-  CO_TRY_ASSIGN(const std::vector<CloneMark> marks, co_await pool.list_clone_marks(id));
-  std::vector<VolumeRecord> volumes;
-  if (!marks.empty()) {
-    CO_TRY_ASSIGN(volumes, co_await pool.list_volumes());
-  }
+  CO_TRY_ASSIGN(const std::vector<CloneUse> clones, co_await find_clones(pool, id));
   std::vector<SnapshotReport> reports;
   for (const SnapshotInfo& snapshot : snapshots) {
     SnapshotReport report = report_snapshot(name, snapshot);
-    for (const CloneMark& mark : marks) {
-      if (mark.snapshot.number != snapshot.number) continue;
-      for (const VolumeRecord& volume : volumes) {  // a mark may outlive its clone
-        if (volume.id == mark.clone) report.clones.push_back(volume.name);
-      }
+    for (const CloneUse& use : clones) {
+      if (use.snapshot != snapshot.number) continue;
+      (use.is_in_trash ? report.clones_in_trash : report.clones).push_back(use.clone);
     }
     std::sort(report.clones.begin(), report.clones.end());
+    std::sort(report.clones_in_trash.begin(), report.clones_in_trash.end());
     reports.push_back(std::move(report));
   }
   co_return reports;
@@ -234,6 +229,13 @@ Task<Result<DoneAnswer>> Host::remove_snapshot(SnapshotName name) {
                                          std::to_string(found->clones.size()) +
                                          " clone(s) read from, such as '" + name.volume.pool + "/" +
                                          found->clones[0] + "'; remove the clones first");
+  }
+  if (!found->clones_in_trash.empty()) {
+    const std::string clone = name.volume.pool + "/" + found->clones_in_trash[0];
+    co_return Error(ErrorCode::busy, "snapshot '" + full_name + "' is what the clone '" + clone +
+                                         "' in the trash reads from; remove that for good first: "
+                                         "holdfast trash empty " +
+                                         clone);
   }
   VolumeAct act = [snapshot = name.snapshot](Volume& volume) {
     return volume.remove_snapshot(snapshot);
@@ -324,19 +326,6 @@ Task<Result<DiffReport>> Host::diff_volume(DiffQuery query) {
   report.size_bytes = part->size_bytes;
   report.next_bytes = part->next_bytes;
   co_return report;
-}
-
-// A volume that is to be removed must have no snapshot: clones may read from one, and somebody
-// meant to keep it.
-Task<Result<void>> Host::check_no_dependents(Pool& pool, VolumeName name, VolumeId id) {
-  CO_TRY_ASSIGN(const std::vector<SnapshotInfo> snapshots,
-                co_await Volume::stored_snapshots(pool, id));
-  if (snapshots.empty()) co_return Result<void>{};
-  co_return Error(ErrorCode::busy, "volume '" + name.to_string() + "' has " +
-                                       std::to_string(snapshots.size()) +
-                                       " snapshot(s), such as '" + snapshots[0].name +
-                                       "'; remove them first: holdfast snapshot remove " +
-                                       name.to_string() + "@" + snapshots[0].name);
 }
 
 }  // namespace holdfast

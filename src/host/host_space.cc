@@ -78,6 +78,7 @@ Task<void> Host::watch_space() {
   while (running_) {
     for (const auto& [name, entry] : pools_) {
       background_.spawn(refresh_space(name, Count::never));
+      background_.spawn(tend_trash(name));
     }
     for (std::size_t i = 0; i < loops_.size(); ++i) background_.spawn(refresh_services(i));
     co_await sleep_for(executor_, limits::kSpaceWatchTime);
@@ -110,7 +111,10 @@ void Host::note_level(PoolEntry& entry) {
   const std::string figures = percent_text(used_percent(space)) + " used, " +
                               format_bytes(free_bytes(space)) + " left for guests";
   const std::string pool = "pool " + entry.name + " is ";
-  const std::string advice = "; add space, remove volumes or trim in the guests";
+  const std::string advice =
+      trash_advice(entry) +
+      "; add space, remove volumes for good (volume remove --now) or trim in "
+      "the guests";
   switch (entry.level) {
     case SpaceLevel::ok:
       log_info(pool + "below its warn level again: " + figures);
@@ -162,7 +166,10 @@ PoolReport::Volumes Host::volumes_report(const PoolEntry& entry) const {
         counted.allocated_bytes - std::min(counted.allocated_bytes, known_bytes);
   }
   const std::uint64_t used = used_bytes(*entry.space);
-  report.others_bytes = used - std::min(used, report.allocated_bytes);
+  const auto trash = trash_report(entry);
+  const std::uint64_t ours =
+      report.allocated_bytes + (trash.has_value() ? trash->allocated_bytes : 0);
+  report.others_bytes = used - std::min(used, ours);
   report.overcommit_ratio =
       overcommit_ratio(*entry.space, report.others_bytes, report.provisioned_bytes);
   report.age = executor_.now() - entry.count->at;

@@ -94,8 +94,44 @@ class HostTest : public testing::Test {
   Result<VolumeReport> show(const VolumeName& name) {
     return host_->call<VolumeReport>([name](Host& host) { return host.show_volume(name); });
   }
-  Result<DoneAnswer> remove(const VolumeName& name) {
-    return host_->call<DoneAnswer>([name](Host& host) { return host.remove_volume(name); });
+  Result<RemoveAnswer> remove(const VolumeName& name, std::optional<Duration> defer = Duration{},
+                              bool with_snapshots = false) {
+    RemoveVolumeRequest request;
+    request.name = name;
+    request.defer = defer;
+    request.with_snapshots = with_snapshots;
+    return host_->call<RemoveAnswer>([request](Host& host) { return host.remove_volume(request); });
+  }
+  std::vector<TrashReport> trash() {
+    auto list =
+        host_->call<std::vector<TrashReport>>([](Host& host) { return host.list_trash(""); });
+    EXPECT_TRUE(list.ok());
+    return list.ok() ? std::move(list).value() : std::vector<TrashReport>{};
+  }
+  Result<VolumeReport> restore(const std::string& item, const std::string& new_name = "") {
+    const RestoreRequest request{{"vms", item}, new_name};
+    return host_->call<VolumeReport>(
+        [request](Host& host) { return host.restore_volume(request); });
+  }
+  Result<EmptyTrashAnswer> empty_trash(const std::string& item, bool only_expired = false) {
+    const EmptyTrashRequest request{"vms", item, only_expired};
+    return host_->call<EmptyTrashAnswer>(
+        [request](Host& host) { return host.empty_trash(request); });
+  }
+  Result<std::vector<SnapshotReport>> snapshot(const VolumeName& name, const std::string& as) {
+    const std::vector<SnapshotName> names{{name, as}};
+    return host_->call<std::vector<SnapshotReport>>(
+        [names](Host& host) { return host.create_snapshots(names); });
+  }
+  Result<VolumeReport> clone(const VolumeName& from, const std::string& of,
+                             const std::string& name) {
+    const CloneRequest request{{from, of}, name};
+    return host_->call<VolumeReport>([request](Host& host) { return host.clone_volume(request); });
+  }
+  Result<DoneAnswer> remove_snapshot(const VolumeName& name, const std::string& of) {
+    const SnapshotName snapshot{name, of};
+    return host_->call<DoneAnswer>(
+        [snapshot](Host& host) { return host.remove_snapshot(snapshot); });
   }
   Result<AttachAnswer> attach(const VolumeName& name, bool read_only = false,
                               const std::string& protocol = "nbd") {
@@ -672,6 +708,175 @@ TEST_F(HostTest, OverviewsAddUp) {
   EXPECT_TRUE(attached->counters.has_value());
   EXPECT_EQ(attached->attachment->clients->count, 0u);
   EXPECT_FALSE(show({"vms", "disk2"})->counters.has_value());
+}
+
+// --- The trash ---
+
+TEST_F(HostTest, ARemovedVolumeIsInTheTrashOverARestartAndComesBackAsItWas) {
+  ASSERT_TRUE(create_pool("vms").ok());
+  const auto made = create_volume(disk_);
+  ASSERT_TRUE(made.ok());
+  const auto removed = remove(disk_, std::nullopt);
+  ASSERT_TRUE(removed.ok()) << removed.error().message();
+  ASSERT_TRUE(removed->trashed.has_value());
+  EXPECT_EQ(removed->trashed->until.unix_seconds - removed->trashed->since.unix_seconds,
+            limits::kTrashDeferDefault / 1s);
+  expect_refusal(show(disk_), ErrorCode::not_found, "trash restore vms/disk1");
+  expect_refusal(attach(disk_), ErrorCode::not_found, "in the trash");
+  ASSERT_TRUE(create_volume(disk_, 4 * kMiB).ok()) << "its name is free";
+  for (int round = 0; round < 2; ++round) {
+    ASSERT_EQ(trash().size(), 1u);
+    EXPECT_EQ(trash()[0].id, *made->id);
+    EXPECT_EQ(trash()[0].size_bytes, 64 * kMiB);
+    EXPECT_FALSE(trash()[0].is_expired);
+    stop();
+    start();
+  }
+  expect_refusal(restore("disk1"), ErrorCode::already_exists, "NEW");
+  const auto restored = restore("disk1", "old");
+  ASSERT_TRUE(restored.ok()) << restored.error().message();
+  EXPECT_EQ(restored->id, made->id);
+  EXPECT_EQ(restored->size_bytes, 64 * kMiB);
+  EXPECT_TRUE(trash().empty());
+  ASSERT_TRUE(attach({"vms", "old"}).ok());
+}
+
+TEST_F(HostTest, OfSeveralOfOneNameTheIdTellsWhich) {
+  ASSERT_TRUE(create_pool("vms").ok());
+  std::vector<VolumeId> ids;
+  for (int i = 0; i < 3; ++i) {
+    ids.push_back(*create_volume(disk_)->id);
+    ASSERT_TRUE(remove(disk_, 1h).ok());
+  }
+  expect_refusal(restore("disk1"), ErrorCode::invalid_argument, ids[1].to_string().substr(0, 8));
+  expect_refusal(empty_trash("disk1"), ErrorCode::invalid_argument, "name one by its id");
+  expect_refusal(restore("disk2"), ErrorCode::not_found, "trash list vms");
+  ASSERT_TRUE(restore(ids[1].to_string().substr(0, 8)).ok());
+  EXPECT_EQ(show(disk_)->id, ids[1]);
+  const auto emptied = empty_trash(ids[0].to_string());
+  ASSERT_TRUE(emptied.ok());
+  ASSERT_EQ(emptied->removed.size(), 1u);
+  EXPECT_EQ(emptied->removed[0].id, ids[0]);
+  ASSERT_EQ(trash().size(), 1u);
+  EXPECT_EQ(trash()[0].id, ids[2]);
+  expect_refusal(restore("disk1"), ErrorCode::already_exists, ids[2].to_string().substr(0, 8));
+}
+
+TEST_F(HostTest, WhatHasExpiredIsRemovedByItselfAndNothingElse) {
+  ASSERT_TRUE(create_pool("vms").ok());
+  for (const char* name : {"a", "b", "c"}) ASSERT_TRUE(create_volume({"vms", name}).ok());
+  ASSERT_TRUE(remove({"vms", "a"}, 1h).ok());
+  ASSERT_TRUE(remove({"vms", "b"}, 3s).ok());
+  EXPECT_EQ(empty_trash("", true)->removed.size(), 0u);
+  EXPECT_EQ(trash().size(), 2u);
+  stop();  // it expires while the daemon is away
+  std::this_thread::sleep_for(3s);
+  start();
+  EXPECT_TRUE(eventually([&] { return trash().size() == 1; }));
+  EXPECT_EQ(trash()[0].name.volume, "a");
+  ASSERT_TRUE(remove({"vms", "c"}, 1s).ok());
+  EXPECT_TRUE(eventually([&] { return trash().size() == 1; }));
+  EXPECT_EQ(std::distance(std::filesystem::directory_iterator(directory_ + "/vms/volumes"), {}), 1);
+  EXPECT_EQ(empty_trash("")->removed.size(), 1u);
+  EXPECT_TRUE(std::filesystem::is_empty(directory_ + "/vms/volumes"));
+}
+
+TEST_F(HostTest, WithoutADefermentARemovedVolumeIsGone) {
+  config_.trash_defer = Duration{};
+  stop();
+  start();
+  ASSERT_TRUE(create_pool("vms").ok());
+  ASSERT_TRUE(create_volume(disk_).ok());
+  const auto removed = remove(disk_, std::nullopt);
+  ASSERT_TRUE(removed.ok());
+  EXPECT_FALSE(removed->trashed.has_value());
+  EXPECT_TRUE(trash().empty());
+  EXPECT_TRUE(std::filesystem::is_empty(directory_ + "/vms/volumes"));
+  ASSERT_TRUE(create_volume(disk_).ok());
+  EXPECT_TRUE(remove(disk_, 1h)->trashed.has_value()) << "who asks for it gets it";
+  ASSERT_TRUE(create_volume(disk_).ok());
+  expect_refusal(remove(disk_, limits::kTrashDeferMax + 1s), ErrorCode::invalid_argument, "3650d");
+}
+
+TEST_F(HostTest, SnapshotsGoAlongIntoTheTrashAndBackButNotForGoodUnasked) {
+  ASSERT_TRUE(create_pool("vms").ok());
+  ASSERT_TRUE(create_volume(disk_).ok());
+  ASSERT_TRUE(snapshot(disk_, "s").ok());
+  expect_refusal(remove(disk_), ErrorCode::busy, "--now --with-snapshots vms/disk1");
+  ASSERT_TRUE(attach({"vms", "disk1@s"}).ok());
+  expect_refusal(remove(disk_, 1h), ErrorCode::busy, "detach vms/disk1@s");
+  ASSERT_TRUE(detach({"vms", "disk1@s"}).ok());
+  ASSERT_TRUE(remove(disk_, 1h).ok());
+  ASSERT_EQ(trash().size(), 1u);
+  EXPECT_EQ(trash()[0].snapshot_count, 1u);
+  ASSERT_TRUE(restore("disk1").ok());
+  ASSERT_TRUE(attach({"vms", "disk1@s"}).ok());
+  ASSERT_TRUE(detach({"vms", "disk1@s"}).ok());
+  ASSERT_TRUE(remove(disk_, Duration{}, true).ok());
+  EXPECT_TRUE(trash().empty());
+  EXPECT_TRUE(std::filesystem::is_empty(directory_ + "/vms/volumes"));
+}
+
+TEST_F(HostTest, ACloneInTheTrashKeepsItsParentsSnapshotUntilItIsGone) {
+  ASSERT_TRUE(create_pool("vms").ok());
+  ASSERT_TRUE(create_volume(disk_).ok());
+  ASSERT_TRUE(snapshot(disk_, "gold").ok());
+  ASSERT_TRUE(clone(disk_, "gold", "web").ok());
+  expect_refusal(remove(disk_, 1h), ErrorCode::busy, "'gold', which the clone 'vms/web'");
+  ASSERT_TRUE(remove({"vms", "web"}, 1h).ok());
+  for (int round = 0; round < 2; ++round) {
+    expect_refusal(remove_snapshot(disk_, "gold"), ErrorCode::busy, "trash empty vms/web");
+    expect_refusal(remove(disk_, 1h), ErrorCode::busy, "trash empty vms/web");
+    expect_refusal(remove(disk_, Duration{}, true), ErrorCode::busy, "trash empty vms/web");
+    const auto listed = host_->call<std::vector<SnapshotReport>>(
+        [this](Host& host) { return host.list_snapshots(disk_); });
+    ASSERT_TRUE(listed.ok());
+    EXPECT_TRUE(listed->front().clones.empty());
+    EXPECT_EQ(listed->front().clones_in_trash, std::vector<std::string>{"web"});
+    stop();
+    start();
+  }
+  ASSERT_TRUE(restore("web").ok());
+  ASSERT_TRUE(attach({"vms", "web"}).ok());
+  ASSERT_TRUE(detach({"vms", "web"}).ok());
+  ASSERT_TRUE(remove({"vms", "web"}, 1h).ok());
+  ASSERT_TRUE(empty_trash("web").ok());
+  ASSERT_TRUE(remove_snapshot(disk_, "gold").ok());
+  ASSERT_TRUE(remove(disk_).ok());
+  EXPECT_TRUE(std::filesystem::is_empty(directory_ + "/vms/volumes"));
+}
+
+TEST_F(HostTest, ACloneWhoseParentAnotherProgramRemovedIsNotRestored) {
+  ASSERT_TRUE(create_pool("vms").ok());
+  const auto parent = create_volume(disk_);
+  ASSERT_TRUE(snapshot(disk_, "gold").ok());
+  ASSERT_TRUE(clone(disk_, "gold", "web").ok());
+  ASSERT_TRUE(remove({"vms", "web"}, 1h).ok());
+  for (const auto& file : std::filesystem::directory_iterator(directory_ + "/vms/volumes/" +
+                                                              parent->id->to_string())) {
+    if (file.path().filename().string().starts_with("snap-")) std::filesystem::remove(file.path());
+  }
+  expect_refusal(restore("web"), ErrorCode::corrupt, "the snapshot that it reads from is gone");
+  EXPECT_EQ(trash().size(), 1u);
+  EXPECT_EQ(empty_trash("")->removed.size(), 1u);
+}
+
+TEST_F(HostTest, AThickVolumeKeepsItsSpaceInTheTrashAndIsTendedAgainWhenItIsBack) {
+  ASSERT_TRUE(create_pool("vms").ok());
+  ASSERT_TRUE(create_thick(disk_, 16 * kMiB).ok());
+  ASSERT_TRUE(eventually([&] { return preallocation_of(disk_) == "complete"; }));
+  ASSERT_TRUE(remove(disk_, 1h).ok());
+  ASSERT_EQ(trash().size(), 1u);
+  EXPECT_TRUE(trash()[0].thick);
+  EXPECT_GT(*trash()[0].allocated_bytes, 16 * kMiB);
+  const auto pool = host_->call<PoolReport>([](Host& host) { return host.show_pool("vms"); });
+  ASSERT_TRUE(pool.ok());
+  ASSERT_TRUE(pool->trash.has_value());
+  EXPECT_EQ(pool->trash->count, 1u);
+  EXPECT_EQ(pool->trash->allocated_bytes, *trash()[0].allocated_bytes);
+  EXPECT_EQ(pool->volumes->allocated_bytes, 0u);
+  ASSERT_TRUE(restore("disk1").ok());
+  EXPECT_TRUE(eventually([&] { return preallocation_of(disk_) == "complete"; }));
 }
 
 }  // namespace

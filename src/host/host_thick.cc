@@ -60,7 +60,7 @@ Task<Result<Host::ThickVolume*>> Host::promise(PoolEntry& entry, VolumeId id,
                         (promised_bytes == 0 ? ""
                                              : " and " + format_bytes(promised_bytes) +
                                                    " that other thick volumes are still to get") +
-                        "; make it smaller or thin, or add space");
+                        trash_advice(entry) + "; make it smaller or thin, or add space");
   }
   auto& place = entry.thick[id];
   if (place == nullptr) place = std::make_unique<ThickVolume>();

@@ -5,11 +5,17 @@
 
 #include "base/log.h"
 #include "base/units.h"
+#include "format/snapshot.h"
 #include "host/host.h"
 #include "host/host_entries.h"
 #include "host/names.h"
 
 namespace holdfast {
+
+namespace {
+constexpr int kRootTries = 4;
+}  // namespace
+
 Result<void> check_volume_size(std::uint64_t size_bytes) {
   const auto refuse = [&](std::string_view why) {
     return Error(ErrorCode::invalid_argument, "a volume cannot have " + std::to_string(size_bytes) +
@@ -43,6 +49,17 @@ Task<Result<VolumeRecord>> Host::find_volume(Pool& pool, VolumeName name) {
     known.push_back(name.pool + "/" + volume.name);
   }
   const std::string wanted = name.pool + "/" + name.volume.substr(0, limits::kNameBytesMax);
+  if (const auto entry = pools_.find(name.pool);
+      entry != pools_.end() && entry->second->pool.get() == &pool) {
+    if (!entry->second->knows_trash) (void)co_await load_trash(*entry->second);
+    for (const auto& [id, trashed] : entry->second->trash) {
+      if (trashed.volume.record.name != name.volume) continue;
+      co_return Error(ErrorCode::not_found, "volume '" + wanted +
+                                                "' is in the trash; get it back first: holdfast "
+                                                "trash restore " +
+                                                wanted);
+    }
+  }
   const std::string near = suggestion(wanted, known);
   co_return Error(
       ErrorCode::not_found,
@@ -141,9 +158,79 @@ Task<Result<std::vector<VolumeReport>>> Host::look_up(PoolEntry& entry, std::str
     VolumeName name{entry.name, record.name};
     CO_TRY_ASSIGN(VolumeReport report,
                   co_await report_volume(storage, std::move(name), std::move(record)));
+    if (!volume.empty()) co_await add_details(storage, report);
     reports.push_back(std::move(report));
   }
   co_return reports;
+}
+
+// What takes more reading than a list of volumes is worth.
+Task<void> Host::add_details(Pool& pool, VolumeReport& report) {
+  if (!report.id.has_value()) co_return;
+  report.relations = co_await find_relations(pool, *report.id);
+  if (report.attachment.has_value()) co_return;
+  const auto usage = co_await Volume::stored_usage(pool, *report.id);
+  if (!usage.ok() || !report.allocated_bytes.has_value()) co_return;
+  report.stored_live_bytes = usage->live_bytes;
+  report.garbage_bytes =
+      *report.allocated_bytes - std::min(*report.allocated_bytes, usage->own_live_bytes);
+}
+
+namespace {
+
+// Empty when it is gone, or cannot be read.
+Task<std::string> snapshot_name_of(Pool& pool, SnapshotId id) {
+  const auto bytes = co_await pool.read_snapshot(id);
+  if (!bytes.ok()) co_return std::string();
+  const auto snapshot = format::decode_snapshot(bytes.value(), id.volume, id.number);
+  co_return snapshot.ok() ? snapshot->name : std::string();
+}
+
+}  // namespace
+
+// Nothing when the storage cannot say.
+Task<std::optional<RelationsReport>> Host::find_relations(Pool& pool, VolumeId id) {
+  RelationsReport relations;
+  auto mark = co_await Volume::clone_mark(pool, id);
+  // An attached volume may be replacing its root just now.
+  for (int tries = 1; !mark.ok() && tries < kRootTries; ++tries) {
+    mark = co_await Volume::clone_mark(pool, id);
+  }
+  if (!mark.ok()) co_return std::nullopt;
+  if (mark->has_value()) {
+    const SnapshotId from = (*mark)->snapshot;
+    RelationsReport::Parent parent;
+    const auto volumes = co_await pool.list_volumes();
+    if (!volumes.ok()) co_return std::nullopt;
+    for (const VolumeRecord& volume : volumes.value()) {
+      if (volume.id == from.volume) parent.volume = volume.name;
+    }
+    if (parent.volume.empty()) {
+      const auto trash = co_await pool.list_trash();
+      if (!trash.ok()) co_return std::nullopt;
+      for (const TrashedVolume& trashed : trash.value()) {
+        if (trashed.record.id != from.volume) continue;
+        parent.volume = trashed.record.name;
+        parent.is_in_trash = true;
+      }
+    }
+    parent.snapshot = co_await snapshot_name_of(pool, from);
+    relations.parent = std::move(parent);
+  }
+  const auto snapshots = co_await pool.list_snapshots(id);
+  if (!snapshots.ok()) co_return std::nullopt;
+  relations.snapshot_count = snapshots->size();
+  if (!snapshots->empty()) {
+    relations.newest_snapshot = co_await snapshot_name_of(pool, snapshots->back());
+  }
+  const auto clones = co_await find_clones(pool, id);
+  if (!clones.ok()) co_return std::nullopt;
+  for (const CloneUse& use : clones.value()) {
+    (use.is_in_trash ? relations.clones_in_trash : relations.clones).push_back(use.clone);
+  }
+  std::sort(relations.clones.begin(), relations.clones.end());
+  std::sort(relations.clones_in_trash.begin(), relations.clones_in_trash.end());
+  co_return relations;
 }
 
 Task<void> Host::store_look_up(PoolEntry& entry, std::string volume,
@@ -328,38 +415,6 @@ Task<Result<VolumeReport>> Host::rename_volume(VolumeName name, std::string new_
     }
   }
   co_return co_await report_volume(*entry->pool, target, std::move(record));
-}
-
-Task<Result<DoneAnswer>> Host::remove_volume(VolumeName name) {
-  const NameLocks::Lock lock = co_await locks_.acquire(name.to_string());
-  CO_TRY(check_not_importing(name));
-  CO_TRY_ASSIGN(PoolEntry * entry, find_open_pool(name.pool));
-  const PoolUse use(*entry);
-  CO_TRY_ASSIGN(const VolumeRecord record, co_await find_volume(*entry->pool, name));
-  if (find_attachment(name) != nullptr) {
-    co_return Error(ErrorCode::busy, "volume '" + name.to_string() +
-                                         "' is attached; detach it first: holdfast detach " +
-                                         name.to_string());
-  }
-  CO_TRY(co_await check_no_dependents(*entry->pool, name, record.id));
-  CO_TRY_ASSIGN(const std::optional<CloneMark> mark,
-                co_await Volume::clone_mark(*entry->pool, record.id));
-  const auto thick = entry->thick.find(record.id);
-  ThickVolume* const tended = thick == entry->thick.end() ? nullptr : thick->second.get();
-  if (tended != nullptr) tended->stop = true;
-  const auto removed = co_await entry->pool->remove_volume(record.id);
-  if (tended != nullptr) (removed.ok() ? tended->dropped : tended->stop) = removed.ok();
-  wake_tender(*entry);  // forgets it, or goes on
-  if (!removed.ok()) co_return removed.error();
-  if (mark.has_value()) {
-    // One that stays is found to be stale when the snapshot is to be removed.
-    const auto unmarked = co_await entry->pool->remove_clone_mark(*mark);
-    if (!unmarked.ok()) log_warning(unmarked.error().message());
-  }
-  log_info("volume " + name.to_string() + " was removed");
-  DoneAnswer answer;
-  if (volume_holds_.erase(name) != 0) answer.warning = co_await save_state();
-  co_return answer;
 }
 
 }  // namespace holdfast

@@ -81,6 +81,18 @@ std::string spare_name(std::string_view prefix, std::uint64_t epoch, std::uint64
   return numbered_name(prefix, epoch, number);
 }
 
+std::string trashed_name(WallTime since, WallTime until) {
+  return numbered_name(kTrashedPrefix, static_cast<std::uint64_t>(since.unix_seconds),
+                       static_cast<std::uint64_t>(until.unix_seconds));
+}
+
+std::optional<TrashedName> parse_trashed_name(std::string_view name) {
+  const auto times = parse_numbered_name(kTrashedPrefix, name);
+  if (!times.has_value()) return std::nullopt;
+  return TrashedName{WallTime{static_cast<std::int64_t>(times->epoch)},
+                     WallTime{static_cast<std::int64_t>(times->number)}};
+}
+
 std::optional<NumberedName> parse_numbered_name(std::string_view prefix, std::string_view name) {
   if (!name.starts_with(prefix)) return std::nullopt;
   name.remove_prefix(prefix.size());

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "base/ids.h"
+#include "base/time.h"
 
 namespace holdfast::dir_layout {
 
@@ -19,6 +20,7 @@ inline constexpr std::string_view kNewRecordName = "holdfast.pool.new";
 inline constexpr std::string_view kLockName = "lock";
 inline constexpr std::string_view kVolumesName = "volumes";
 inline constexpr std::string_view kVolumeRecordName = "volume";
+inline constexpr std::string_view kTrashedPrefix = "trashed-";  // what the record is then
 inline constexpr std::string_view kCreatingPrefix = ".creating-";
 inline constexpr std::string_view kRemovingPrefix = ".removing-";
 inline constexpr std::string_view kNewPrefix = ".new-";
@@ -44,6 +46,13 @@ std::string snapshot_name(SnapshotNumber snapshot);
 std::string spare_name(std::string_view prefix, std::uint64_t epoch, std::uint64_t number);
 // Accept exactly what these make; anything else is somebody else's file.
 std::optional<NumberedName> parse_numbered_name(std::string_view prefix, std::string_view name);
+// The record of a volume in the trash: since when, and until when at least.
+std::string trashed_name(WallTime since, WallTime until);
+struct TrashedName {
+  WallTime since;
+  WallTime until;
+};
+std::optional<TrashedName> parse_trashed_name(std::string_view name);
 std::optional<SnapshotNumber> parse_snapshot_name(std::string_view name);
 std::string clone_mark_name(SnapshotNumber snapshot, const VolumeId& clone);
 struct CloneMarkName {

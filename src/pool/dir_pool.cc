@@ -204,6 +204,11 @@ Task<Result<std::vector<VolumeRecord>>> DirPool::list_volumes() {
     // Storage that cannot be reached says nothing about volumes; a single bad one must not take
     // the others with it.
     if (record.error().code() == ErrorCode::path_failure) co_return record.take_error();
+    if (record.error().code() == ErrorCode::not_found) {
+      if (seen_trashed_.contains(*id)) continue;
+      const auto trashed = co_await find_trashed(*id);
+      if (trashed.ok() && trashed->has_value()) continue;
+    }
     log_warning("skipping volume " + name + " of pool " + info_.location + ": " +
                 record.error().message());
   }
@@ -230,7 +235,7 @@ Task<Result<void>> DirPool::create_volume(VolumeRecord record, RootId root,
     filled = co_await files.rename(creating, std::move(final_path));
   }
   if (!filled.ok()) {
-    const auto removed = co_await remove_tree(creating);
+    const auto removed = co_await remove_tree(creating, RemovalOptions());
     if (!removed.ok()) log_warning(removed.error().message());
     co_return filled;
   }
@@ -242,7 +247,8 @@ Task<Result<void>> DirPool::fill_new_volume(std::string directory, VolumeRecord 
                                             std::string root_file,
                                             std::vector<std::byte> root_bytes) {
   FileSystem& files = context_.file_system;
-  CO_TRY(co_await write_volume_record(directory, std::move(record)));
+  std::string record_name(kVolumeRecordName);
+  CO_TRY(co_await write_record(directory, std::move(record_name), std::move(record)));
   std::string root_file_path = join(directory, root_file);
   CO_TRY(co_await files.write_file(std::move(root_file_path), std::move(root_bytes)));
   co_return co_await files.sync_directory(std::move(directory));
@@ -259,10 +265,11 @@ Task<Result<void>> DirPool::update_volume(VolumeRecord record) {
   }
   CO_TRY(co_await check_name_is_free(record, false));
   std::string directory = volume_path(record.id);
-  co_return co_await write_volume_record(std::move(directory), std::move(record));
+  std::string record_name(kVolumeRecordName);
+  co_return co_await write_record(std::move(directory), std::move(record_name), std::move(record));
 }
 
-Task<Result<void>> DirPool::remove_volume(VolumeId volume) {
+Task<Result<void>> DirPool::remove_volume(VolumeId volume, RemovalOptions options) {
   FileSystem& files = context_.file_system;
   const std::string removing = join(volumes_path(), kRemovingPrefix) + volume.to_string();
   std::string path = volume_path(volume);
@@ -277,7 +284,8 @@ Task<Result<void>> DirPool::remove_volume(VolumeId volume) {
   std::string volumes = volumes_path();
   CO_TRY(co_await files.sync_directory(std::move(volumes)));
   // From here on the volume is gone; what is left takes only space, and the next open tries again.
-  const auto removed = co_await remove_tree(removing);
+  seen_trashed_.erase(volume);
+  const auto removed = co_await remove_tree(removing, options);
   if (!removed.ok()) {
     log_warning("the space of removed volume " + volume.to_string() +
                 " is freed when the pool is opened again: " + removed.error().message());
@@ -316,7 +324,8 @@ Task<Result<void>> DirPool::check_reserve(SegmentPurpose purpose, std::uint64_t 
                       " is full: " + format_bytes(space.available_bytes) + " of " +
                       format_bytes(space.capacity_bytes) + " are free and " +
                       format_bytes(space.reserve_bytes) +
-                      " are the reserve; add space, remove volumes or trim in the guests");
+                      " are the reserve; add space, empty the trash (holdfast trash list), remove "
+                      "volumes with --now or trim in the guests");
 }
 
 Task<Result<std::unique_ptr<File>>> DirPool::create_segment(SegmentId segment,
@@ -496,7 +505,7 @@ Task<void> DirPool::remove_leftover_volumes() {
   for (const std::string& name : names.value()) {
     if (!name.starts_with(kCreatingPrefix) && !name.starts_with(kRemovingPrefix)) continue;
     std::string path = join(volumes_path(), name);
-    const auto removed = co_await remove_tree(std::move(path));
+    const auto removed = co_await remove_tree(std::move(path), RemovalOptions());
     if (!removed.ok()) {
       log_warning("cannot remove what an interrupted operation left in pool " + info_.location +
                   ": " + removed.error().message());
@@ -504,17 +513,28 @@ Task<void> DirPool::remove_leftover_volumes() {
   }
 }
 
-Task<Result<void>> DirPool::remove_tree(std::string path) {
+Task<Result<void>> DirPool::remove_tree(std::string path, RemovalOptions options) {
   CO_TRY_ASSIGN(const std::vector<std::string> names, co_await context_.file_system.list(path));
   for (const std::string& name : names) {
+    if (options.stop != nullptr && *options.stop) {
+      co_return Error(ErrorCode::busy, "the pool is being closed");
+    }
+    const MonotonicTime began = context_.executor.now();
     std::string file = join(path, name);
     CO_TRY(co_await context_.file_system.remove_file(std::move(file)));
+    if (!options.is_gentle) continue;
+    co_await sleep_for(context_.executor, context_.executor.now() - began);
   }
   co_return co_await context_.file_system.remove_directory(std::move(path));
 }
 
 Task<Result<VolumeRecord>> DirPool::read_volume_record(VolumeId volume) {
-  std::string path = join(volume_path(volume), kVolumeRecordName);
+  std::string name(kVolumeRecordName);
+  co_return co_await read_record(volume, std::move(name));
+}
+
+Task<Result<VolumeRecord>> DirPool::read_record(VolumeId volume, std::string name) {
+  std::string path = join(volume_path(volume), name);
   auto bytes = co_await context_.file_system.read_file(std::move(path));
   if (!bytes.ok()) {
     if (bytes.error().code() != ErrorCode::not_found) co_return bytes.take_error();
@@ -537,14 +557,14 @@ Task<Result<VolumeRecord>> DirPool::read_volume_record(VolumeId volume) {
   co_return record;
 }
 
-Task<Result<void>> DirPool::write_volume_record(std::string directory, VolumeRecord record) {
+Task<Result<void>> DirPool::write_record(std::string directory, std::string name,
+                                         VolumeRecord record) {
   format::StoredVolumeRecord stored;
   stored.id = record.id;
   stored.name = std::move(record.name);
   stored.thick = record.thick;
   stored.created = record.created;
   std::vector<std::byte> bytes = format::encode_volume_record(stored);
-  std::string name(kVolumeRecordName);
   co_return co_await publish_file(std::move(directory), std::move(name), std::move(bytes));
 }
 

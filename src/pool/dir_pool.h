@@ -5,6 +5,7 @@
 //   PATH/holdfast.pool                         the pool record (format/pool_record.h)
 //   PATH/lock                                  locked while open; holds a line about the holder
 //   PATH/volumes/<uuid>/volume                 the volume record
+//   PATH/volumes/<uuid>/trashed-<since>-<until>  the same of one in the trash, by one rename
 //   PATH/volumes/<uuid>/root-<epoch>-<number>  roots (both numbers 16 hexadecimal digits)
 //   PATH/volumes/<uuid>/seg-<epoch>-<number>   segments
 //   PATH/volumes/<uuid>/spare-<epoch>-<number> becomes a segment by one rename (thick volumes)
@@ -18,6 +19,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <set>
 #include <string>
 #include <vector>
@@ -46,7 +48,10 @@ class DirPool final : public Pool {
   Task<Result<void>> create_volume(VolumeRecord record, RootId root,
                                    std::vector<std::byte> root_bytes) override;
   Task<Result<void>> update_volume(VolumeRecord record) override;
-  Task<Result<void>> remove_volume(VolumeId volume) override;
+  Task<Result<void>> remove_volume(VolumeId volume, RemovalOptions options) override;
+  Task<Result<void>> trash_volume(VolumeId volume, WallTime since, WallTime until) override;
+  Task<Result<std::vector<TrashedVolume>>> list_trash() override;
+  Task<Result<void>> restore_volume(VolumeId volume, std::string name) override;
   Task<Result<std::uint64_t>> volume_allocated_bytes(VolumeId volume) override;
   Task<Result<std::unique_ptr<File>>> create_segment(SegmentId segment,
                                                      SegmentPurpose purpose) override;
@@ -105,11 +110,14 @@ class DirPool final : public Pool {
   Task<Result<void>> remove_durably(std::string directory, std::string name);
   Task<Result<void>> fill_spare(std::string path);
   Task<void> remove_leftover_volumes();
-  Task<Result<void>> remove_tree(std::string path);
+  Task<Result<void>> remove_tree(std::string path, RemovalOptions options);
   // no_space when a segment of a guest's would lie, or lies (0 more bytes), in the reserve.
   Task<Result<void>> check_reserve(SegmentPurpose purpose, std::uint64_t wanted_bytes);
   Task<Result<VolumeRecord>> read_volume_record(VolumeId volume);
-  Task<Result<void>> write_volume_record(std::string directory, VolumeRecord record);
+  Task<Result<VolumeRecord>> read_record(VolumeId volume, std::string name);
+  // The name of a trashed volume's record; nothing: it is not in the trash.
+  Task<Result<std::optional<std::string>>> find_trashed(VolumeId volume);
+  Task<Result<void>> write_record(std::string directory, std::string name, VolumeRecord record);
   Task<Result<void>> check_name_is_free(VolumeRecord record, bool is_new_volume);
   Task<Result<void>> fill_new_volume(std::string directory, VolumeRecord record,
                                      std::string root_name, std::vector<std::byte> root_bytes);
@@ -123,6 +131,7 @@ class DirPool final : public Pool {
   PoolInfo info_;
   std::unique_ptr<FileLock> lock_;          // not in a view
   std::set<std::string> names_in_use_now_;  // of volumes being created or renamed
+  std::set<VolumeId> seen_trashed_;         // so that they need not be looked for each time
   std::set<std::string> publishing_;        // paths of .new-* files that are not leftovers
 };
 

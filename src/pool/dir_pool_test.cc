@@ -146,8 +146,15 @@ class ViewedPool final : public ForwardingPool {
   Task<Result<void>> update_volume(VolumeRecord record) override {
     return first_.update_volume(std::move(record));
   }
-  Task<Result<void>> remove_volume(VolumeId volume) override {
-    return first_.remove_volume(volume);
+  Task<Result<void>> remove_volume(VolumeId volume, RemovalOptions options) override {
+    return first_.remove_volume(volume, options);
+  }
+  Task<Result<void>> trash_volume(VolumeId volume, WallTime since, WallTime until) override {
+    return first_.trash_volume(volume, since, until);
+  }
+  Task<Result<std::vector<TrashedVolume>>> list_trash() override { return first_.list_trash(); }
+  Task<Result<void>> restore_volume(VolumeId volume, std::string name) override {
+    return first_.restore_volume(volume, std::move(name));
   }
   Task<Result<std::uint64_t>> volume_allocated_bytes(VolumeId volume) override {
     return first_.volume_allocated_bytes(volume);

@@ -45,6 +45,19 @@ struct VolumeRecord {
   WallTime created;
 };
 
+// A volume in the trash: all that it had is there, under its own id, but nobody may open it.
+struct TrashedVolume {
+  VolumeRecord record;
+  WallTime since;
+  WallTime until;  // it is not removed by itself before
+};
+
+// How the files of a removed volume go.
+struct RemovalOptions {
+  bool is_gentle = false;      // with rests, as long as the work between them
+  const bool* stop = nullptr;  // once set: the rest goes when the pool is opened again
+};
+
 struct PoolSpace {
   std::uint64_t capacity_bytes = 0;   // as the storage reports it
   std::uint64_t available_bytes = 0;  // to anybody now
@@ -91,8 +104,16 @@ class Pool {
   virtual Task<Result<void>> create_volume(VolumeRecord record, RootId root,
                                            std::vector<std::byte> root_bytes) = 0;
   virtual Task<Result<void>> update_volume(VolumeRecord record) = 0;  // a new name, thick or not
-  virtual Task<Result<void>> remove_volume(VolumeId volume) = 0;
+  // Also of one in the trash.
+  virtual Task<Result<void>> remove_volume(VolumeId volume, RemovalOptions options = {}) = 0;
   virtual Task<Result<std::uint64_t>> volume_allocated_bytes(VolumeId volume) = 0;
+
+  // The trash. A trashed volume is not in list_volumes(), and its name is free. Into the trash and
+  // out of it is one step each, durable when it returns, and needs no space; only a restored volume
+  // that gets another name needs a block. After an error it may be in either place.
+  virtual Task<Result<void>> trash_volume(VolumeId volume, WallTime since, WallTime until) = 0;
+  virtual Task<Result<std::vector<TrashedVolume>>> list_trash() = 0;
+  virtual Task<Result<void>> restore_volume(VolumeId volume, std::string name) = 0;
 
   // Segments. A created segment is preallocated (info().segment_bytes) and its name is durable.
   virtual Task<Result<std::unique_ptr<File>>> create_segment(SegmentId segment,

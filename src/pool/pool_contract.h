@@ -86,6 +86,11 @@ class PoolContract : public testing::TestWithParam<PoolHarnessFactory> {
               [](const VolumeRecord& a, const VolumeRecord& b) { return a.name < b.name; });
     return sorted;
   }
+  std::vector<TrashedVolume> trash() {
+    auto list = run(pool().list_trash());
+    EXPECT_TRUE(list.ok());
+    return list.ok() ? std::move(list).value() : std::vector<TrashedVolume>{};
+  }
   std::unique_ptr<File> new_segment(const SegmentId& segment) {
     auto file = run(pool().create_segment(segment, SegmentPurpose::guest_data));
     EXPECT_TRUE(file.ok()) << (file.ok() ? "" : file.error().message());
@@ -229,6 +234,83 @@ TEST_P(PoolContract, ARemovedVolumeIsGoneWithAllItHad) {
   harness_->reopen();
   EXPECT_EQ(volumes().size(), 1u);
   EXPECT_TRUE(create(1, "one").ok());
+}
+
+TEST_P(PoolContract, ATrashedVolumeIsKeptWholeUnderNoNameAndComesBack) {
+  ASSERT_TRUE(create(1, "one").ok());
+  ASSERT_TRUE(create(2, "two").ok());
+  { const auto file = new_segment(segment_of(id_of(1), 1, 1)); }
+  const WallTime since{1'700'000'100};
+  const WallTime until{1'700'000'900};
+  EXPECT_TRUE(trash().empty());
+  ASSERT_TRUE(run(pool().trash_volume(id_of(1), since, until)).ok());
+  for (int round = 0; round < 2; ++round) {
+    ASSERT_EQ(volumes().size(), 1u);
+    EXPECT_EQ(volumes()[0].name, "two");
+    ASSERT_EQ(trash().size(), 1u);
+    EXPECT_EQ(trash()[0].record.id, id_of(1));
+    EXPECT_EQ(trash()[0].record.name, "one");
+    EXPECT_EQ(trash()[0].record.thick, record_of(1, "").thick);
+    EXPECT_EQ(trash()[0].record.created.unix_seconds, record_of(1, "").created.unix_seconds);
+    EXPECT_EQ(trash()[0].since.unix_seconds, since.unix_seconds);
+    EXPECT_EQ(trash()[0].until.unix_seconds, until.unix_seconds);
+    EXPECT_EQ(run(pool().list_segments(id_of(1)))->size(), 1u);
+    EXPECT_TRUE(run(pool().read_root(root_of(id_of(1), 1, 0))).ok());
+    harness_->reopen();
+  }
+  EXPECT_EQ(code_of(run(pool().trash_volume(id_of(1), since, until))), ErrorCode::not_found);
+  EXPECT_EQ(code_of(run(pool().update_volume(record_of(1, "one")))), ErrorCode::not_found);
+  EXPECT_EQ(code_of(run(pool().restore_volume(id_of(2), "two"))), ErrorCode::not_found);
+  EXPECT_EQ(code_of(run(pool().restore_volume(id_of(9), "nine"))), ErrorCode::not_found);
+  ASSERT_TRUE(run(pool().restore_volume(id_of(1), "one")).ok());
+  harness_->reopen();
+  ASSERT_EQ(volumes().size(), 2u);
+  EXPECT_EQ(volumes()[0].id, id_of(1));
+  EXPECT_EQ(volumes()[0].thick, record_of(1, "").thick);
+  EXPECT_TRUE(trash().empty());
+  EXPECT_EQ(run(pool().list_segments(id_of(1)))->size(), 1u);
+}
+
+TEST_P(PoolContract, TheNameOfATrashedVolumeIsFreeAndItIsRestoredUnderAnother) {
+  ASSERT_TRUE(create(1, "one").ok());
+  ASSERT_TRUE(run(pool().trash_volume(id_of(1), WallTime{10}, WallTime{20})).ok());
+  ASSERT_TRUE(create(2, "one").ok());
+  ASSERT_TRUE(run(pool().trash_volume(id_of(2), WallTime{30}, WallTime{40})).ok());
+  ASSERT_TRUE(create(3, "one").ok());
+  EXPECT_EQ(trash().size(), 2u);
+  EXPECT_EQ(code_of(run(pool().restore_volume(id_of(1), "one"))), ErrorCode::already_exists);
+  EXPECT_EQ(code_of(run(pool().restore_volume(id_of(1), "bad/name"))), ErrorCode::invalid_argument);
+  EXPECT_EQ(trash().size(), 2u);
+  ASSERT_TRUE(run(pool().restore_volume(id_of(1), "uno")).ok());
+  harness_->reopen();
+  ASSERT_EQ(volumes().size(), 2u);
+  EXPECT_EQ(volumes()[1].name, "uno");
+  EXPECT_EQ(volumes()[1].id, id_of(1));
+  ASSERT_EQ(trash().size(), 1u);
+  EXPECT_EQ(trash()[0].record.id, id_of(2));
+  // In and out again: one place at a time.
+  ASSERT_TRUE(run(pool().trash_volume(id_of(1), WallTime{50}, WallTime{60})).ok());
+  ASSERT_EQ(trash().size(), 2u);
+  EXPECT_EQ(volumes().size(), 1u);
+}
+
+TEST_P(PoolContract, ATrashedVolumeIsRemovedForGoodAlsoGently) {
+  for (unsigned number : {1u, 2u, 3u}) {
+    ASSERT_TRUE(create(number, "one").ok());
+    { const auto file = new_segment(segment_of(id_of(number), 1, 1)); }
+    ASSERT_TRUE(run(pool().trash_volume(id_of(number), WallTime{10}, WallTime{20})).ok());
+  }
+  const bool stop = true;
+  ASSERT_TRUE(run(pool().remove_volume(id_of(1))).ok());
+  ASSERT_TRUE(run(pool().remove_volume(id_of(2), RemovalOptions{true, nullptr})).ok());
+  ASSERT_TRUE(run(pool().remove_volume(id_of(3), RemovalOptions{true, &stop})).ok())
+      << "gone, though its files are still to go";
+  EXPECT_TRUE(trash().empty());
+  EXPECT_TRUE(volumes().empty());
+  harness_->reopen();
+  EXPECT_TRUE(trash().empty());
+  EXPECT_EQ(code_of(run(pool().list_roots(id_of(3)))), ErrorCode::not_found);
+  EXPECT_TRUE(create(3, "one").ok()) << "nothing is in the way";
 }
 
 TEST_P(PoolContract, SegmentsHoldWhatWasAppended) {

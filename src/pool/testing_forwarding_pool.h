@@ -25,8 +25,15 @@ class ForwardingPool : public Pool {
   Task<Result<void>> update_volume(VolumeRecord record) override {
     return below_.update_volume(std::move(record));
   }
-  Task<Result<void>> remove_volume(VolumeId volume) override {
-    return below_.remove_volume(volume);
+  Task<Result<void>> remove_volume(VolumeId volume, RemovalOptions options) override {
+    return below_.remove_volume(volume, options);
+  }
+  Task<Result<void>> trash_volume(VolumeId volume, WallTime since, WallTime until) override {
+    return below_.trash_volume(volume, since, until);
+  }
+  Task<Result<std::vector<TrashedVolume>>> list_trash() override { return below_.list_trash(); }
+  Task<Result<void>> restore_volume(VolumeId volume, std::string name) override {
+    return below_.restore_volume(volume, std::move(name));
   }
   Task<Result<std::uint64_t>> volume_allocated_bytes(VolumeId volume) override {
     return below_.volume_allocated_bytes(volume);

@@ -6,6 +6,8 @@
 // A third, made by tools/golden_formats.py without any code of ours, is what a daemon leaves that
 // died while it wrote records again after a failed sync.
 //
+// A fourth has a volume with two snapshots, a clone of the older one, and a volume in the trash.
+//
 // They are src/format/testdata/pool_v1_*.dump: every file of the pool's directory as lines of 16
 // bytes; a line "*" repeats the line before it up to the next offset. To make dumps of a new format
 // version (the old ones stay):
@@ -42,6 +44,8 @@ using Bytes = std::vector<std::byte>;
 
 constexpr std::uint64_t kVolumeBlocks = 10'240;
 constexpr std::size_t kLineBytes = 16;
+constexpr WallTime kTrashedSince{1'795'000'000};
+constexpr WallTime kTrashedUntil{1'795'259'200};
 
 // --- Dumps ---
 
@@ -159,6 +163,20 @@ class Script {
     write_blocks(kVolumeBlocks - 1, 1, 4);
     return take();
   }
+  // Behind the second snapshot.
+  std::vector<Step> third() {
+    write_blocks(0, 20, 5);
+    zero(BlockOperation::discard, 335, 3, false);
+    write_blocks(9500, 1, 5);
+    return take();
+  }
+  // Of a clone, on top of first().
+  std::vector<Step> of_clone() {
+    write_blocks(1, 2, 6);
+    zero(BlockOperation::discard, 5000, 1, false);
+    write_blocks(8888, 2, 6);
+    return take();
+  }
   const Bytes& content() const { return content_; }
 
  private:
@@ -192,6 +210,8 @@ class GoldenPoolTest : public testing::Test {
     loop_ = Loop::create().value();
     disk_ = std::make_unique<Disk>(*loop_);
     id_ = Uuid::parse("fedcba98-7654-4210-8123-456789abcdef").value();
+    clone_id_ = Uuid::parse("c10ecba9-7654-4210-8123-456789abcdef").value();
+    trashed_id_ = Uuid::parse("d1e2cba9-7654-4210-8123-456789abcdef").value();
   }
   ~GoldenPoolTest() override {
     drop();
@@ -204,14 +224,18 @@ class GoldenPoolTest : public testing::Test {
     return run_task<T>([this](const auto& done) { ASSERT_TRUE(loop_->run_until(done, 60s)); },
                        std::move(task));
   }
-  void open() {
-    if (pool_ == nullptr) {
-      const PoolContext context{*loop_, *disk_, "a test"};
-      auto pool = run(open_pool(context, "dir:" + path().string()));
-      ASSERT_TRUE(pool.ok()) << pool.error().message();
-      pool_ = std::move(pool).value();
-    }
-    auto volume = run(Volume::open(*loop_, *pool_, id_, VolumeOptions{}));
+  void open_pool_only() {
+    if (pool_ != nullptr) return;
+    const PoolContext context{*loop_, *disk_, "a test"};
+    auto pool = run(open_pool(context, "dir:" + path().string()));
+    ASSERT_TRUE(pool.ok()) << pool.error().message();
+    pool_ = std::move(pool).value();
+  }
+  void open() { open_as(id_); }
+  void open_as(const VolumeId& id) {
+    open_pool_only();
+    ASSERT_NE(pool_, nullptr);
+    auto volume = run(Volume::open(*loop_, *pool_, id, VolumeOptions{}));
     ASSERT_TRUE(volume.ok()) << volume.error().message();
     volume_ = std::move(volume).value();
   }
@@ -271,18 +295,24 @@ class GoldenPoolTest : public testing::Test {
   }
 
   // A pool made by this program.
-  void make_pool(bool closes) {
+  void make_empty_pool() {
     PoolCreateOptions options;
     options.segment_bytes = limits::kSegmentBytesMin;
     const PoolContext context{*loop_, *disk_, "a test"};
     auto pool = run(create_pool(context, "dir:" + path().string(), options));
     ASSERT_TRUE(pool.ok()) << pool.error().message();
     pool_ = std::move(pool).value();
+  }
+  void make_volume(const VolumeId& id, const std::string& name) {
     VolumeCreateOptions volume;
-    volume.id = id_;
-    volume.name = "golden";
+    volume.id = id;
+    volume.name = name;
     volume.size_bytes = kVolumeBlocks * kBlockBytes;
     ASSERT_TRUE(run(Volume::create(*loop_, *pool_, volume)).ok());
+  }
+  void make_pool(bool closes) {
+    make_empty_pool();
+    make_volume(id_, "golden");
     open();
     Script script;
     run_steps(script.first());
@@ -314,6 +344,104 @@ class GoldenPoolTest : public testing::Test {
     EXPECT_EQ(volume_->statistics().corrupt_blocks, 0u);
     close();
   }
+  // Closed; with two snapshots, a clone of the older one, and a volume in the trash.
+  void make_family() {
+    make_empty_pool();
+    make_volume(id_, "golden");
+    open();
+    Script script;
+    run_steps(script.first());
+    ASSERT_TRUE(run(volume_->create_snapshot("first")).ok());
+    run_steps(script.second());
+    ASSERT_TRUE(run(volume_->create_snapshot("second")).ok());
+    run_steps(script.third());
+    ASSERT_TRUE(run(volume_->close()).ok());
+    volume_.reset();
+    VolumeCloneOptions clone;
+    clone.parent = id_;
+    clone.snapshot = "first";
+    clone.id = clone_id_;
+    clone.name = "branch";
+    ASSERT_TRUE(run(Volume::clone(*loop_, *pool_, clone)).ok());
+    open_as(clone_id_);
+    run_steps(script.of_clone());
+    ASSERT_TRUE(run(volume_->close()).ok());
+    volume_.reset();
+    make_volume(trashed_id_, "removed");
+    open_as(trashed_id_);
+    Script removed;
+    run_steps(removed.of_clone());
+    ASSERT_TRUE(run(volume_->close()).ok());
+    ASSERT_TRUE(run(pool_->trash_volume(trashed_id_, kTrashedSince, kTrashedUntil)).ok());
+    drop();
+  }
+  // What it shows, as a snapshot or a volume that is then closed again.
+  void expect_view(const VolumeId& id, const std::string& snapshot, const Bytes& expected) {
+    SCOPED_TRACE(id.to_string() + "@" + snapshot);
+    auto view = snapshot.empty() ? run(Volume::open(*loop_, *pool_, id, VolumeOptions{}))
+                                 : run(Volume::open_snapshot(*loop_, *pool_, id, snapshot, {}));
+    ASSERT_TRUE(view.ok()) << view.error().message();
+    volume_ = std::move(view).value();
+    expect_content(expected);
+    EXPECT_EQ(volume_->statistics().corrupt_blocks, 0u);
+    ASSERT_TRUE(run(volume_->close()).ok());
+    volume_.reset();
+  }
+  void check_family() {
+    Script script;
+    script.first();
+    const Bytes first = script.content();
+    script.second();
+    const Bytes second = script.content();
+    script.third();
+    const Bytes head = script.content();
+    Script branch;
+    branch.first();
+    branch.of_clone();
+    Script removed;
+    removed.of_clone();
+    open_pool_only();
+    ASSERT_NE(pool_, nullptr);
+    const auto snapshots = run(Volume::stored_snapshots(*pool_, id_));
+    ASSERT_TRUE(snapshots.ok()) << snapshots.error().message();
+    ASSERT_EQ(snapshots->size(), 2u);
+    EXPECT_EQ(snapshots->front().name, "first");
+    EXPECT_EQ(snapshots->back().name, "second");
+    auto mark = run(Volume::clone_mark(*pool_, clone_id_));
+    ASSERT_TRUE(mark.ok() && mark->has_value());
+    EXPECT_EQ(run(pool_->list_clone_marks(id_)).value(), (std::vector<CloneMark>{**mark}));
+    const auto trash = run(pool_->list_trash());
+    ASSERT_TRUE(trash.ok());
+    ASSERT_EQ(trash->size(), 1u);
+    EXPECT_EQ(trash->front().record.id, trashed_id_);
+    EXPECT_EQ(trash->front().record.name, "removed");
+    EXPECT_EQ(trash->front().since.unix_seconds, kTrashedSince.unix_seconds);
+    EXPECT_EQ(trash->front().until.unix_seconds, kTrashedUntil.unix_seconds);
+    const auto usage = run(Volume::stored_usage(*pool_, clone_id_));
+    ASSERT_TRUE(usage.ok()) << usage.error().message();
+    EXPECT_GE(usage->live_bytes, 40 * kBlockBytes);
+    EXPECT_GE(usage->own_live_bytes, 4 * kBlockBytes);
+    EXPECT_LT(usage->own_live_bytes, 20 * kBlockBytes);
+    for (int round = 0; round < 2; ++round) {
+      expect_view(id_, "first", first);
+      expect_view(id_, "second", second);
+      expect_view(id_, "", head);
+      expect_view(clone_id_, "", branch.content());
+    }
+    ASSERT_TRUE(run(pool_->restore_volume(trashed_id_, "removed")).ok());
+    expect_view(trashed_id_, "", removed.content());
+    // Without its older snapshot the newer one stays whole, and the volume can go back to it.
+    ASSERT_TRUE(run(pool_->remove_volume(clone_id_)).ok());
+    ASSERT_TRUE(run(pool_->remove_clone_mark(**mark)).ok());
+    open();
+    ASSERT_TRUE(run(volume_->remove_snapshot("first")).ok());
+    ASSERT_TRUE(run(volume_->checkpoint()).ok());
+    close();
+    open();
+    ASSERT_TRUE(run(volume_->rollback("second")).ok());
+    expect_content(second);
+    close();
+  }
   void unpack_golden(const std::string& name) {
     std::ifstream dump(std::string(HOLDFAST_SOURCE_DIR) + "/src/format/testdata/" + name);
     ASSERT_TRUE(dump.good()) << name;
@@ -341,6 +469,8 @@ class GoldenPoolTest : public testing::Test {
   std::unique_ptr<Disk> disk_;
   std::unique_ptr<Pool> pool_;
   VolumeId id_;
+  VolumeId clone_id_;
+  VolumeId trashed_id_;
   std::unique_ptr<Volume> volume_;
 };
 
@@ -372,6 +502,20 @@ TEST_F(GoldenPoolTest, OfRecordsThatWereWrittenAgainTheLatestIntactCopiesAreRepl
   EXPECT_EQ(volume_->statistics().replayed_records, 0u) << "the first opening has taken them over";
   expect_content(expected);
   close();
+}
+
+TEST_F(GoldenPoolTest, APoolWithSnapshotsACloneAndATrashOpensWithAllTheirContent) {
+  unpack_golden("pool_v1_family.dump");
+  check_family();
+}
+
+TEST_F(GoldenPoolTest, APoolMadeTodayWithSnapshotsACloneAndATrashHoldsTheSame) {
+  make_family();
+  const std::string dump = dump_pool(path());
+  if (const char* output = std::getenv("HOLDFAST_GOLDEN_OUTPUT"); output != nullptr) {
+    std::ofstream(fs::path(output) / "pool_v1_family.dump") << dump;
+  }
+  check_family();
 }
 
 TEST_F(GoldenPoolTest, APoolMadeTodayAndClosedHoldsTheSame) {

@@ -8,6 +8,7 @@
 
 #include "base/assert.h"
 #include "base/log.h"
+#include "volume/stored.h"
 #include "volume/volume_impl.h"
 
 namespace holdfast {
@@ -480,8 +481,6 @@ Task<Result<void>> Volume::create(Executor& executor, Pool& pool, VolumeCreateOp
   co_return co_await pool.create_volume(record, root.id, bytes);
 }
 
-namespace {
-
 // Roots are published whole or not at all, so a newest one that is damaged was damaged later: an
 // older one would silently take the volume back in time, to segments that may be freed.
 Task<Result<format::Root>> newest_root(Pool& pool, VolumeId id, std::vector<RootId>& all) {
@@ -499,8 +498,6 @@ Task<Result<format::Root>> newest_root(Pool& pool, VolumeId id, std::vector<Root
                                           "; check the storage under the pool, then restore the "
                                           "volume from a backup");
 }
-
-}  // namespace
 
 Task<Result<std::uint64_t>> Volume::stored_size_bytes(Pool& pool, VolumeId id) {
   std::vector<RootId> all;

@@ -65,6 +65,12 @@ struct DiffPart {
   std::optional<std::uint64_t> next_bytes;  // ask again from here; nothing: that was all
 };
 
+// What the segment table of a volume that is not open says.
+struct StoredUsage {
+  std::uint64_t live_bytes = 0;      // guest blocks, and pages of the map and the segment table
+  std::uint64_t own_live_bytes = 0;  // of them, not in the segments of a clone's ancestors
+};
+
 struct VolumeOptions {
   // The page cache shared by the volumes of one executor; it outlives them. Without one the volume
   // has its own of page_cache_bytes.
@@ -138,6 +144,10 @@ class Volume : public BlockDevice {
                                                     VolumeOptions options);
   // The size of a volume that is not open, from its newest root.
   static Task<Result<std::uint64_t>> stored_size_bytes(Pool& pool, VolumeId id);
+
+  // As of its last checkpoint; exact once it was closed. unsupported: the table has more pages than
+  // limits::kStoredTablePagesMax.
+  static Task<Result<StoredUsage>> stored_usage(Pool& pool, VolumeId id);
 
   // Stops taking requests (shutting_down), waits for those in flight, checkpoints. Then destroy it.
   virtual Task<Result<void>> close() = 0;
