@@ -201,7 +201,8 @@ class Accounting(SmallStorageTest):
 
 @unittest.skipUnless(mounts.loop_devices_work(), "no loop devices on this machine")
 class Levels(SmallStorageTest):
-    settings = "[space]\nwarn_percent = 50\ncritical_percent = 75\n"
+    settings = ("[space]\nwarn_percent = 5\ncritical_percent = 10\n"
+                "[space.pools.pool]\nwarn_percent = 50\ncritical_percent = 75\n")
 
     def wait_for_level(self, level):
         programs.wait_until(lambda: self.pool()["level"] == level, 20, f"the level {level}")

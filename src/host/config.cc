@@ -149,11 +149,30 @@ class Reader {
 
   Result<void> read_space(const toml::node& node) {
     const toml::table* table = TRY(as_table(node, "space"));
-    TRY(check_keys(*table, {"warn_percent", "critical_percent"}));
-    TRY(read_percent(*table, "warn_percent", config_.space.warn_percent, 99));
-    TRY(read_percent(*table, "critical_percent", config_.space.critical_percent, 99));
-    if (config_.space.warn_percent > config_.space.critical_percent) {
-      return problem(node, "warn_percent must not be above critical_percent");
+    TRY(check_keys(*table, {"warn_percent", "critical_percent", "pools"}));
+    TRY(read_thresholds(*table, config_.space));
+    const toml::node* pools = table->get("pools");
+    if (pools == nullptr) return {};
+    for (const auto& [key, value] : *TRY(as_table(*pools, "space.pools"))) {
+      const std::string name(key.str());
+      auto named = check_name("pool", name);
+      if (!named.ok()) return problem(value, named.error().message());
+      const toml::table* pool = TRY(as_table(value, "space.pools." + name));
+      TRY(check_keys(*pool, {"warn_percent", "critical_percent"}));
+      SpaceThresholds thresholds = config_.space;
+      TRY(read_thresholds(*pool, thresholds));
+      config_.pool_spaces.emplace(name, thresholds);
+    }
+    return {};
+  }
+
+  Result<void> read_thresholds(const toml::table& table, SpaceThresholds& into) const {
+    TRY(read_percent(table, "warn_percent", into.warn_percent, 99));
+    TRY(read_percent(table, "critical_percent", into.critical_percent, 99));
+    if (into.warn_percent > into.critical_percent) {
+      return problem(table, "warn_percent (" + std::to_string(into.warn_percent) +
+                                ") must not be above critical_percent (" +
+                                std::to_string(into.critical_percent) + ")");
     }
     return {};
   }
@@ -171,7 +190,7 @@ class Reader {
   }
 
   Result<void> read_percent(const toml::table& table, const char* key, std::uint32_t& into,
-                            std::int64_t percent_max = 95) {
+                            std::int64_t percent_max = 95) const {
     const toml::node* node = table.get(key);
     if (node == nullptr) return {};
     const auto percent = node->value_exact<std::int64_t>();

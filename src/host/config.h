@@ -38,6 +38,7 @@ struct HostConfig {
   std::uint32_t cleaner_stop_percent = limits::kCleanerStopPercent;
   std::uint32_t cleaner_idle_percent = limits::kCleanerIdlePercent;
   SpaceThresholds space;
+  std::map<std::string, SpaceThresholds> pool_spaces;  // by pool; what is not said is as `space`
   Duration checkpoint_idle = limits::kCheckpointIdle;
   Duration trash_defer = limits::kTrashDeferDefault;  // 0: removed volumes are gone
   std::size_t loops = 0;  // that serve volumes; 0: one per core, at most kServiceLoopsDefaultMax

@@ -73,6 +73,27 @@ pause_after = "never"
   EXPECT_EQ(result->pool_holds.at("web.1"), (HoldSettings{kNever, {}}));
 }
 
+TEST(ConfigTest, LevelsAreSetForAllAndForEachPool) {
+  const auto result = parse_config(R"([space]
+warn_percent = 60
+[space.pools.vms]
+critical_percent = 70
+[space.pools.old]
+warn_percent = 95
+critical_percent = 99
+)",
+                                   "test.toml");
+  ASSERT_TRUE(result.ok()) << result.error().message();
+  EXPECT_EQ(result->space.warn_percent, 60u);
+  EXPECT_EQ(result->space.critical_percent, 90u);
+  EXPECT_EQ(result->pool_spaces.at("vms").warn_percent, 60u);
+  EXPECT_EQ(result->pool_spaces.at("vms").critical_percent, 70u);
+  EXPECT_EQ(result->pool_spaces.at("old").warn_percent, 95u);
+  EXPECT_NE(refusal("[space.pools.vms]\nwarn_percent = 95").find("(95) must not be above"),
+            std::string::npos);
+  EXPECT_NE(refusal("[space.pools.vms]\nwarn = 95").find("unknown key 'warn'"), std::string::npos);
+}
+
 TEST(ConfigTest, TheTrashKeepsForAsLongAsIsSaid) {
   EXPECT_EQ(parse_config("[trash]\ndefer = \"12h\"", "test.toml")->trash_defer, 12h);
   EXPECT_EQ(parse_config("[trash]\ndefer = \"0\"", "test.toml")->trash_defer, Duration{});

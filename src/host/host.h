@@ -139,6 +139,7 @@ class Host {
   Task<void> watch_space();
   void note_level(PoolEntry& entry);
   bool is_short(const PoolEntry& entry) const;
+  const SpaceThresholds& thresholds(const PoolEntry& entry) const;
   PoolReport::Space space_report(const PoolEntry& entry) const;
   PoolReport::Volumes volumes_report(const PoolEntry& entry) const;
 

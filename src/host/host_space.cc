@@ -99,10 +99,16 @@ bool Host::is_short(const PoolEntry& entry) const {
   });
 }
 
+const SpaceThresholds& Host::thresholds(const PoolEntry& entry) const {
+  const auto own = config_.pool_spaces.find(entry.name);
+  return own == config_.pool_spaces.end() ? config_.space : own->second;
+}
+
 // One line for each change: at once when it gets worse; when it gets better, once it stays so.
 void Host::note_level(PoolEntry& entry) {
   const PoolSpace& space = *entry.space;
-  entry.level = space_level(space, entry.pool->info().segment_bytes, config_.space, entry.level);
+  entry.level =
+      space_level(space, entry.pool->info().segment_bytes, thresholds(entry), entry.level);
   if (entry.level >= entry.logged_level) entry.lower_since = executor_.now();
   if (entry.level == entry.logged_level) return;
   const bool is_better = entry.level < entry.logged_level;
@@ -143,8 +149,8 @@ PoolReport::Space Host::space_report(const PoolEntry& entry) const {
   report.used_bytes = used_bytes(space);
   report.used_percent = used_percent(space);
   report.level = space_level_name(entry.level);
-  report.warn_percent = config_.space.warn_percent;
-  report.critical_percent = config_.space.critical_percent;
+  report.warn_percent = thresholds(entry).warn_percent;
+  report.critical_percent = thresholds(entry).critical_percent;
   report.trend = entry.history.trend();
   report.time_to_full = time_to_full(report.trend, free_bytes(space));
   return report;
