@@ -81,6 +81,8 @@ class Trash(HoldfastTest):
         text = self.daemon.run("pool", "show", "pool", status=0).stdout
         self.assertRegex(text, r"in trash: +1 volumes, 2\d(\.\d)? MiB: 'holdfast trash empty pool'")
         self.assertIn(" in the trash, ", text)
+        text = self.daemon.run("status", status=0).stdout
+        self.assertRegex(text, r"IN TRASH(.*\n)pool .* 0 +2\d(\.\d)? MiB ")
         metrics = metrics_of(self.daemon)
         self.assertEqual(metrics['holdfast_pool_trash_volumes{pool="pool"}'], 1)
         self.assertGreater(metrics['holdfast_pool_trash_bytes{pool="pool"}'], 20 * MIB)

@@ -270,6 +270,7 @@ std::string pool_table(const Json& pools) {
                {"USED", Table::Align::right},
                {"CAPACITY", Table::Align::right},
                {"VOLUMES", Table::Align::right},
+               {"IN TRASH", Table::Align::right},
                {"PROMISED", Table::Align::right},
                {"FULL IN", Table::Align::right},
                {"LOCATION"}});
@@ -277,7 +278,8 @@ std::string pool_table(const Json& pools) {
     table.add({text_of(pool, "name"), or_unknown(text_of(pool, "state")),
                or_unknown(text_of(pool, "level")),
                bytes_of(pool, "used_bytes") + percent_used(pool), bytes_of(pool, "capacity_bytes"),
-               number_of(pool, "volume_count"), bytes_of(pool, "provisioned_bytes"),
+               number_of(pool, "volume_count"), bytes_of(pool, "trash_bytes"),
+               bytes_of(pool, "provisioned_bytes"),
                member(pool, "seconds_to_full").is_number()
                    ? format_seconds(seconds_of(pool, "seconds_to_full"))
                    : kUnknown,
