@@ -49,8 +49,8 @@ demo: build
 	@tools/install_packages demo
 	@demo/demo.py --bin-dir $(BUILD_DIR)/bin
 
-# Unit tests and fuzz seeds run under the sanitizers, all else without (some with them, too), so that
-# nothing is built twice for nothing. Sanitizers first: the last thing printed is the summary of the
+# Unit tests and fuzz seeds run under the sanitizers, all else without (some with them too): nothing
+# is built twice for nothing. Sanitizers first: the last thing printed is the summary of the
 # end-to-end tests. -O0: g++ takes three times as long over instrumented code with -O1, and on two
 # cores that is what a run waits for. Without optimisation g++ makes no tail calls between
 # coroutines, so those tests want a big stack.

@@ -5,8 +5,8 @@ while snapshots are taken all the time, and random reads at the end of a chain o
 volume with as many snapshots, beside a qcow2 chain of the same length.
 
 Each link of a chain writes one block of its own, so that no link can be left out; a block is
-written before each snapshot. Commands are timed whole, the start of the program included; `holdfast volume list`, which does next to nothing,
-stands beside them."""
+written before each snapshot. Commands are timed whole, the start of the program included;
+`holdfast volume list`, which does next to nothing, stands beside them."""
 
 import json
 import statistics
