@@ -91,6 +91,12 @@ class SparseFileSystem final : public FileSystem {
   Task<Result<void>> rename(std::string from, std::string to) override {
     return below_.rename(std::move(from), std::move(to));
   }
+  Task<Result<void>> link(std::string from, std::string to) override {
+    return below_.link(std::move(from), std::move(to));
+  }
+  Task<Result<FileStatus>> status(std::string path) override {
+    return below_.status(std::move(path));
+  }
   Task<Result<void>> sync_directory(std::string path) override {
     if (dropping) co_return Result<void>{};
     co_return co_await below_.sync_directory(std::move(path));

@@ -476,6 +476,26 @@ Task<Result<void>> SimFileSystem::rename(std::string from, std::string to) {
   co_return co_await answer(to);
 }
 
+Task<Result<void>> SimFileSystem::link(std::string from, std::string to) {
+  CO_TRY(co_await reach("link", to));
+  if (!faults_.options.has_links) {
+    co_return Error(ErrorCode::unsupported, to + ": no links here (simulated)");
+  }
+  CO_TRY(storage_.link(from, to));
+  co_return co_await answer(to);
+}
+
+Task<Result<FileStatus>> SimFileSystem::status(std::string path) {
+  CO_TRY(co_await reach("stat", path));
+  const InodePointer inode = storage_.find(path);
+  if (inode == nullptr) co_return Error(ErrorCode::not_found, path + ": no such file or directory");
+  FileStatus status;
+  status.size_bytes = inode->size_bytes;
+  status.allocated_bytes = inode->allocated_bytes;
+  status.link_count = inode->link_count;
+  co_return status;
+}
+
 Task<Result<void>> SimFileSystem::sync_directory(std::string path) {
   CO_TRY(co_await reach("sync directory", path));
   CO_TRY(storage_.sync_directory(path));

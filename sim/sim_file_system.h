@@ -39,6 +39,7 @@ struct FaultOptions {
   double write_no_space_chance = 0;  // of writes into preallocated space (thin storage)
   double stale_chance = 0;           // of requests: the open file is of no use any more
   double bad_place_chance = 0;       // of new segments: a part of it can never be written
+  bool has_links = true;             // files may have several names
   double lands_early_chance = 0;     // part of a write is visible long before its completion
 };
 
@@ -75,6 +76,8 @@ class SimFileSystem final : public FileSystem {
   Task<Result<void>> remove_file(std::string path) override;
   Task<Result<void>> remove_directory(std::string path) override;
   Task<Result<void>> rename(std::string from, std::string to) override;
+  Task<Result<void>> link(std::string from, std::string to) override;
+  Task<Result<FileStatus>> status(std::string path) override;
   Task<Result<void>> sync_directory(std::string path) override;
   Task<Result<std::vector<std::string>>> list(std::string path) override;
   Task<Result<void>> truncate(std::string path, std::uint64_t size_bytes) override;

@@ -89,11 +89,11 @@ void SimStorage::set_entry(Inode& directory, const std::string& name, InodePoint
   if (old != directory.entries.end()) {
     InodePointer before = old->second;
     directory.entries.erase(old);
-    before->linked = false;
+    --before->link_count;
     update_accounting(*before);
   }
   if (inode == nullptr) return;
-  inode->linked = true;
+  ++inode->link_count;
   update_accounting(*inode);
   directory.entries.emplace(name, std::move(inode));
 }
@@ -180,6 +180,22 @@ Result<void> SimStorage::rename(const std::string& from, const std::string& to) 
   }
   set_entry(*source.directory, source.name, nullptr);
   set_entry(*target.directory, target.name, std::move(moved));
+  return {};
+}
+
+Result<void> SimStorage::link(const std::string& from, const std::string& to) {
+  const InodePointer inode = find(from);
+  if (inode == nullptr) return not_found(from);
+  const Location at = TRY(locate(to));
+  if (inode->is_directory) return Error(ErrorCode::invalid_argument, from + ": is a directory");
+  if (at.directory->entries.contains(at.name)) {
+    return Error(ErrorCode::already_exists, to + ": exists already");
+  }
+  if (available_bytes() == 0) {
+    return Error(ErrorCode::no_space, to + ": no space left (simulated)");
+  }
+  at.directory->unsynced.push_back({{{at.name, nullptr}}});
+  set_entry(*at.directory, at.name, inode);
   return {};
 }
 
@@ -502,7 +518,8 @@ std::uint64_t SimStorage::available_bytes() const {
 }
 
 void SimStorage::update_accounting(Inode& inode) {
-  const std::uint64_t counts = inode.linked || inode.open_count != 0 ? inode.allocated_bytes : 0;
+  const std::uint64_t counts =
+      inode.link_count != 0 || inode.open_count != 0 ? inode.allocated_bytes : 0;
   used_bytes_ += counts;
   used_bytes_ -= inode.counted_bytes;
   inode.counted_bytes = counts;

@@ -72,7 +72,7 @@ struct Inode {
   std::vector<DirectoryChange> unsynced;
 
   // Space accounting: a file counts while it has a name or is open.
-  bool linked = false;
+  std::uint32_t link_count = 0;
   std::uint32_t open_count = 0;
   std::uint64_t allocated_bytes = 0;
   std::uint64_t counted_bytes = 0;
@@ -89,6 +89,7 @@ class SimStorage {
   Result<void> remove_file(const std::string& path);
   Result<void> remove_directory(const std::string& path);
   Result<void> rename(const std::string& from, const std::string& to);
+  Result<void> link(const std::string& from, const std::string& to);
   Result<void> sync_directory(const std::string& path);
   Result<std::vector<std::string>> list(const std::string& path) const;
   Result<void> truncate(const std::string& path, std::uint64_t size_bytes);

@@ -244,6 +244,16 @@ Task<Result<void>> Disk::rename(std::string from, std::string to) {
   co_return co_await BlockingCall(worker_, std::move(work));
 }
 
+Task<Result<void>> Disk::link(std::string from, std::string to) {
+  auto work = [from = std::move(from), to = std::move(to)] { return file_calls::link(from, to); };
+  co_return co_await BlockingCall(worker_, std::move(work));
+}
+
+Task<Result<FileStatus>> Disk::status(std::string path) {
+  auto work = [path = std::move(path)] { return file_calls::status(path); };
+  co_return co_await BlockingCall(worker_, std::move(work));
+}
+
 Task<Result<void>> Disk::sync_directory(std::string path) {
   auto work = [path = std::move(path)] { return file_calls::sync_directory(path); };
   co_return co_await BlockingCall(worker_, std::move(work));

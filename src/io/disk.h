@@ -31,6 +31,8 @@ class Disk final : public FileSystem {
   Task<Result<void>> remove_file(std::string path) override;
   Task<Result<void>> remove_directory(std::string path) override;
   Task<Result<void>> rename(std::string from, std::string to) override;
+  Task<Result<void>> link(std::string from, std::string to) override;
+  Task<Result<FileStatus>> status(std::string path) override;
   Task<Result<void>> sync_directory(std::string path) override;
   Task<Result<std::vector<std::string>>> list(std::string path) override;
   Task<Result<void>> truncate(std::string path, std::uint64_t size_bytes) override;

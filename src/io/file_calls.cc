@@ -9,6 +9,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cstring>
 #include <memory>
 
 #include "base/units.h"
@@ -131,6 +132,27 @@ Result<void> rename(const std::string& from, const std::string& to) {
     return file_error("rename", from + " to " + to, errno);
   }
   return {};
+}
+
+Result<void> link(const std::string& from, const std::string& to) {
+  if (::link(from.c_str(), to.c_str()) == 0) return {};
+  // EPERM: the file system has no links; or it has rules about whose files may be linked.
+  if (errno == EPERM || errno == EXDEV || errno == EMLINK || errno == EOPNOTSUPP ||
+      errno == ENOSYS) {
+    return Error(ErrorCode::unsupported,
+                 "cannot link " + from + " to " + to + ": " + std::strerror(errno));
+  }
+  return file_error("link", from + " to " + to, errno);
+}
+
+Result<FileStatus> status(const std::string& path) {
+  struct stat found {};
+  if (stat(path.c_str(), &found) != 0) return file_error("look at", path, errno);
+  FileStatus status;
+  status.size_bytes = static_cast<std::uint64_t>(found.st_size);
+  status.allocated_bytes = static_cast<std::uint64_t>(found.st_blocks) * kSectorBytes;
+  status.link_count = found.st_nlink;
+  return status;
 }
 
 Result<void> sync_directory(const std::string& path) {

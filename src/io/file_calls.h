@@ -21,6 +21,8 @@ Result<void> make_directory(const std::string& path);
 Result<void> remove_file(const std::string& path);
 Result<void> remove_directory(const std::string& path);
 Result<void> rename(const std::string& from, const std::string& to);
+Result<void> link(const std::string& from, const std::string& to);
+Result<FileStatus> status(const std::string& path);
 Result<void> sync_directory(const std::string& path);
 Result<std::vector<std::string>> list(const std::string& path);
 Result<void> truncate(const std::string& path, std::uint64_t size_bytes);

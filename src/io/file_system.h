@@ -114,6 +114,12 @@ struct FileSystemSpace {
   std::uint64_t available_bytes = 0;  // to us, now
 };
 
+struct FileStatus {
+  std::uint64_t size_bytes = 0;
+  std::uint64_t allocated_bytes = 0;
+  std::uint64_t link_count = 1;  // names that the file has
+};
+
 // Held while it lives (and while the process lives, in the kernel's case).
 class FileLock {
  public:
@@ -129,6 +135,9 @@ class FileSystem {
   virtual Task<Result<void>> remove_file(std::string path) = 0;
   virtual Task<Result<void>> remove_directory(std::string path) = 0;        // must be empty
   virtual Task<Result<void>> rename(std::string from, std::string to) = 0;  // replaces `to`
+  // A second name for the file `from`. unsupported: the file system has none, or no more of them.
+  virtual Task<Result<void>> link(std::string from, std::string to) = 0;
+  virtual Task<Result<FileStatus>> status(std::string path) = 0;
   // Names made, renamed or removed in `path` before survive the host afterwards.
   virtual Task<Result<void>> sync_directory(std::string path) = 0;
   virtual Task<Result<std::vector<std::string>>> list(std::string path) = 0;  // no "." and ".."

@@ -281,6 +281,35 @@ TEST_P(FileSystemContract, RenameReplacesFilesAndMovesDirectories) {
   EXPECT_TRUE(run(files().read_file(path("to/x"))).ok());
 }
 
+TEST_P(FileSystemContract, ALinkIsASecondNameOfTheSameFile) {
+  auto file = create("one", 64 * kKiB);
+  ASSERT_NE(file, nullptr);
+  const AlignedBuffer written = pattern(64 * kKiB, 9);
+  EXPECT_EQ(write(*file, 0, written.span()), 0);
+  EXPECT_EQ(run(files().status(path("one")))->link_count, 1u);
+  EXPECT_EQ(run(files().status(path("one")))->size_bytes, 64 * kKiB);
+  EXPECT_TRUE(run(files().make_directory(path("sub"))).ok());
+  const auto linked = run(files().link(path("one"), path("sub/two")));
+  ASSERT_TRUE(linked.ok()) << linked.error().message();
+  EXPECT_EQ(code_of(run(files().link(path("one"), path("sub/two")))), ErrorCode::already_exists);
+  EXPECT_EQ(code_of(run(files().link(path("none"), path("three")))), ErrorCode::not_found);
+  EXPECT_EQ(code_of(run(files().status(path("none")))), ErrorCode::not_found);
+  EXPECT_EQ(run(files().status(path("one")))->link_count, 2u);
+  EXPECT_EQ(run(files().status(path("sub/two")))->link_count, 2u);
+  EXPECT_GE(run(files().status(path("sub/two")))->allocated_bytes, 64 * kKiB);
+  const AlignedBuffer later = pattern(4096, 10);
+  EXPECT_EQ(write(*file, 0, later.span()), 0);
+  file.reset();
+  EXPECT_TRUE(run(files().remove_file(path("one"))).ok());
+  EXPECT_EQ(run(files().status(path("sub/two")))->link_count, 1u);
+  const auto other = reopen("sub/two");
+  ASSERT_NE(other, nullptr);
+  const AlignedBuffer back(64 * kKiB);
+  EXPECT_EQ(read(*other, 0, back.span()), 0);
+  EXPECT_TRUE(equal(back.span().first(4096), later.span()));
+  EXPECT_TRUE(equal(back.span().subspan(4096), written.span().subspan(4096)));
+}
+
 TEST_P(FileSystemContract, SmallFilesAreReplacedWhole) {
   EXPECT_TRUE(run(files().write_file(path("small"), bytes_of("a long first content"))).ok());
   EXPECT_TRUE(run(files().write_file(path("small"), bytes_of("short"))).ok());
