@@ -7,7 +7,8 @@
 //   PATH/volumes/<uuid>/volume                 the volume record
 //   PATH/volumes/<uuid>/trashed-<since>-<until>  the same of one in the trash, by one rename
 //   PATH/volumes/<uuid>/root-<epoch>-<number>  roots (both numbers 16 hexadecimal digits)
-//   PATH/volumes/<uuid>/seg-<epoch>-<number>   segments
+//   PATH/volumes/<uuid>/seg-<epoch>-<number>   segments; an adopted one may be a second name of
+//                                              the file of the volume that wrote it
 //   PATH/volumes/<uuid>/spare-<epoch>-<number> becomes a segment by one rename (thick volumes)
 //   PATH/volumes/<uuid>/spare-root             was a root, becomes .new-<root> by one rename
 //   PATH/volumes/.creating-<uuid>              becomes <uuid> by one rename
@@ -59,6 +60,8 @@ class DirPool final : public Pool {
   Task<Result<void>> remove_segment(SegmentId segment) override;
   Task<Result<void>> trim_segment(SegmentId segment, std::uint64_t used_bytes) override;
   Task<Result<std::vector<SegmentId>>> list_segments(VolumeId volume) override;
+  Task<Result<void>> adopt_segment(SegmentId from, VolumeId to, AdoptBy by) override;
+  Task<Result<void>> sync_segments(VolumeId volume) override;
   Task<Result<void>> create_spare(VolumeId volume) override;
   Task<Result<void>> remove_spare(SpareId spare) override;
   Task<Result<std::vector<SpareId>>> list_spares(VolumeId volume) override;
@@ -109,6 +112,7 @@ class DirPool final : public Pool {
   Task<Result<std::vector<std::string>>> list_names(VolumeId volume);
   Task<Result<void>> remove_durably(std::string directory, std::string name);
   Task<Result<void>> fill_spare(std::string path);
+  Task<Result<void>> copy_segment(std::string from, std::string to, std::uint64_t space_bytes);
   Task<void> remove_leftover_volumes();
   Task<Result<void>> remove_tree(std::string path, RemovalOptions options);
   // no_space when a segment of a guest's would lie, or lies (0 more bytes), in the reserve.

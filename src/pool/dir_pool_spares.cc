@@ -105,6 +105,11 @@ Task<Result<SpareId>> DirPool::recycle_segment(SegmentId segment) {
   FileSystem& files = context_.file_system;
   const std::string from = segment_path(segment);
   const SpareId spare{segment.volume, segment.epoch, segment.number.value};
+  // Nobody gives it another name meanwhile: what is being adopted is kept by a snapshot.
+  CO_TRY_ASSIGN(const FileStatus status, co_await files.status(from));
+  if (status.link_count > 1) {
+    co_return Error(ErrorCode::unsupported, from + " is a segment of another volume, too");
+  }
   CO_TRY(co_await files.allocate(from, info_.segment_bytes));
   std::string to = spare_path(spare);
   CO_TRY(co_await files.rename(from, std::move(to)));
@@ -125,13 +130,16 @@ Task<Result<SegmentFiles>> DirPool::count_segment_files(VolumeId volume) {
       if (publishing_.contains(path)) continue;
       CO_TRY(co_await files.remove_file(path));
     } else if (parse_numbered_name(kSegmentPrefix, name).has_value()) {
-      const auto bytes = co_await files.allocated_bytes(path);
-      if (!bytes.ok()) {
+      const auto status = co_await files.status(path);
+      if (!status.ok()) {
         // Recycled meanwhile, most likely: where it went may have been listed already, or not.
-        if (bytes.error().code() != ErrorCode::not_found) co_return bytes.error();
+        if (status.error().code() != ErrorCode::not_found) co_return status.error();
         continue;
       }
-      ++(bytes.value() >= info_.segment_bytes ? count.full_segments : count.short_segments);
+      // The space of a file with two names does not come back when one of them goes.
+      const bool is_full =
+          status->allocated_bytes >= info_.segment_bytes && status->link_count == 1;
+      ++(is_full ? count.full_segments : count.short_segments);
     }
   }
   co_return count;

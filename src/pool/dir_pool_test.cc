@@ -27,6 +27,7 @@ class TweakedFileSystem final : public FileSystem {
  public:
   explicit TweakedFileSystem(FileSystem& below) : below_(below) {}
   std::optional<FileSystemSpace> space_answer;
+  bool has_links = true;
   std::string failing_sync;           // sync_directory of this path fails
   std::string lost_answer;            // renaming to this path is done, and yet it fails
   std::function<void()> before_look;  // once, before a file's size is looked at
@@ -48,6 +49,14 @@ class TweakedFileSystem final : public FileSystem {
     CO_TRY(co_await below_.rename(std::move(from), std::move(to)));
     if (is_lost) co_return Error(ErrorCode::path_failure, "injected");
     co_return Result<void>{};
+  }
+  Task<Result<void>> link(std::string from, std::string to) override {
+    if (!has_links) co_return Error(ErrorCode::unsupported, "injected");
+    co_return co_await below_.link(std::move(from), std::move(to));
+  }
+  Task<Result<FileStatus>> status(std::string path) override {
+    if (const auto meanwhile = std::exchange(before_look, nullptr)) meanwhile();
+    return below_.status(std::move(path));
   }
   Task<Result<void>> sync_directory(std::string path) override {
     if (path == failing_sync) co_return Error(ErrorCode::path_failure, "injected");
@@ -326,6 +335,35 @@ TEST_F(DirPoolTest, APoolIsOnlyMadeWhereNothingIs) {
   ASSERT_FALSE(deep.ok());
   EXPECT_EQ(deep.error().code(), ErrorCode::not_found);
   EXPECT_TRUE(mentions(deep.error(), "mount")) << deep.error().message();
+}
+
+TEST_F(DirPoolTest, WithoutLinksWhatIsAdoptedIsCopiedInItsOwnLength) {
+  make_volume();
+  VolumeRecord record;
+  record.id = Uuid::parse("10112233-4455-4677-8899-aabbccddeeff").value();
+  record.name = "clone";
+  std::vector<std::byte> bytes(100);
+  const RootId root{record.id, Epoch{1}, 0};
+  ASSERT_TRUE(run(harness_.pool().create_volume(record, root, std::move(bytes))).ok());
+  ASSERT_TRUE(run(harness_.pool().create_segment(segment(1), SegmentPurpose::guest_data)).ok());
+  ASSERT_TRUE(run(harness_.pool().trim_segment(segment(1), 64 * kKiB)).ok());
+  const fs::path name = "seg-0000000000000001-0000000000000001";
+  const fs::path adopted = volumes() / record.id.to_string() / name;
+  const fs::path cut_off = volumes() / record.id.to_string() / (".new-" + name.string());
+  std::ofstream(cut_off) << "what a crash left";
+  harness_.files().has_links = false;
+  ASSERT_TRUE(run(harness_.pool().adopt_segment(segment(1), record.id, AdoptBy::link)).ok());
+  EXPECT_EQ(fs::file_size(adopted), 64 * kKiB);
+  EXPECT_EQ(fs::hard_link_count(adopted), 1u);
+  EXPECT_FALSE(fs::exists(cut_off));
+  // It may not take of the reserve what a guest may not.
+  const PoolSpace space = run(harness_.pool().space()).value();
+  harness_.files().space_answer = FileSystemSpace{space.capacity_bytes, space.reserve_bytes};
+  fs::remove(adopted);
+  const auto refused = run(harness_.pool().adopt_segment(segment(1), record.id, AdoptBy::link));
+  ASSERT_FALSE(refused.ok());
+  EXPECT_EQ(refused.error().code(), ErrorCode::no_space);
+  EXPECT_FALSE(fs::exists(adopted));
 }
 
 TEST_F(DirPoolTest, AFreshFileSystemAndAnInterruptedCreationAreEmptyEnough) {

@@ -75,6 +75,11 @@ struct CloneMark {
 // discard of theirs waits, which frees space; metadata only at the end.
 enum class SegmentPurpose { guest_data, guest_discard, metadata };
 
+// How a volume comes to have an ancestor's segment: as a second name of the same file, which takes
+// no space (or by a copy, where the storage has no such thing); or by a copy that has the space of
+// a whole segment.
+enum class AdoptBy { link, copy };
+
 // A preallocated segment of a thick volume that is nobody's yet: a *spare*. Those that were
 // segments keep their numbers, so that no two are alike; new ones have epoch 0.
 struct SpareId {
@@ -87,8 +92,9 @@ struct SpareId {
 // What is allocated to a volume, in files as long as a segment.
 struct SegmentFiles {
   std::uint64_t spares = 0;
-  std::uint64_t full_segments = 0;   // with space for all of their length
-  std::uint64_t short_segments = 0;  // trimmed ones: theirs would have to be allocated again
+  std::uint64_t full_segments = 0;  // with space for all of their length
+  // Trimmed ones, and those with a second name: theirs would have to be allocated again.
+  std::uint64_t short_segments = 0;
   std::uint64_t guaranteed() const { return spares + full_segments; }
 };
 
@@ -126,6 +132,12 @@ class Pool {
   virtual Task<Result<void>> trim_segment(SegmentId segment, std::uint64_t used_bytes) = 0;
   virtual Task<Result<std::vector<SegmentId>>> list_segments(VolumeId volume) = 0;
 
+  // Makes the segment one of `to` as well, of the same epoch and number; done already is fine, and
+  // nothing half done is ever listed. Durable after sync_segments(). Nobody may ever write where
+  // either of them has content, nor cut it off. no_space: a copy would reach the reserve.
+  virtual Task<Result<void>> adopt_segment(SegmentId from, VolumeId to, AdoptBy by) = 0;
+  virtual Task<Result<void>> sync_segments(VolumeId volume) = 0;
+
   // Spares, for thick volumes. A spare that is listed has all its space; once count_segment_files()
   // has counted it, its name is durable too. Taking one and giving one back are one rename each, so
   // they need no space, and may meet the making and removing of others at any time.
@@ -138,7 +150,8 @@ class Pool {
   virtual Task<Result<std::unique_ptr<File>>> create_segment_from(SpareId spare,
                                                                   SegmentId segment) = 0;
   // Instead of remove_segment. No I/O of the caller's is in flight; that of processes that have
-  // died has ended when it returns. no_space: it was trimmed and cannot be allocated again.
+  // died has ended when it returns. no_space: it was trimmed and cannot be allocated again;
+  // unsupported: it is another volume's, too, and must stay as it is.
   virtual Task<Result<SpareId>> recycle_segment(SegmentId segment) = 0;
   // Makes names durable, and removes what an interrupted create_spare() left: for the pool that
   // makes spares only, not for views.

@@ -525,6 +525,75 @@ TEST_P(PoolContract, ATrimmedSegmentIsNotGuaranteedUntilItIsRecycled) {
   EXPECT_EQ(io(**file, FileOperation::write, kContractSegmentBytes - 4096, data.span()), 0);
 }
 
+// --- Adoption ---
+
+TEST_P(PoolContract, AnAdoptedSegmentIsThereWhenItsFirstOwnerIsGone) {
+  ASSERT_TRUE(create(1, "one").ok());
+  ASSERT_TRUE(create(2, "two").ok());
+  for (const AdoptBy by : {AdoptBy::link, AdoptBy::copy}) {
+    const SegmentId from = segment_of(id_of(1), 3, by == AdoptBy::link ? 7 : 8);
+    const SegmentId to = segment_of(id_of(2), 3, from.number.value);
+    AlignedBuffer data(64 * kKiB);
+    std::memset(data.data(), 0x5a, data.size());
+    {
+      const auto file = new_segment(from);
+      EXPECT_EQ(io(*file, FileOperation::write, 8192, data.span()), 0);
+      EXPECT_EQ(io(*file, FileOperation::sync_data, 0, {}), 0);
+    }
+    ASSERT_TRUE(run(pool().trim_segment(from, 128 * kKiB)).ok());
+    for (int i = 0; i < 2; ++i) {
+      const auto adopted = run(pool().adopt_segment(from, id_of(2), by));
+      ASSERT_TRUE(adopted.ok()) << adopted.error().message();
+    }
+    ASSERT_TRUE(run(pool().sync_segments(id_of(2))).ok());
+    harness_->reopen();
+    EXPECT_EQ(run(pool().list_segments(id_of(2))).value(), (std::vector<SegmentId>{to}));
+    EXPECT_EQ(run(pool().list_segments(id_of(1))).value(), (std::vector<SegmentId>{from}));
+    ASSERT_TRUE(run(pool().remove_segment(from)).ok());
+    auto file = run(pool().open_segment(to));
+    ASSERT_TRUE(file.ok()) << file.error().message();
+    AlignedBuffer back(64 * kKiB);
+    EXPECT_EQ(io(**file, FileOperation::read, 8192, back.span()), 0);
+    EXPECT_EQ(std::memcmp(back.data(), data.data(), data.size()), 0);
+    file.value().reset();
+    ASSERT_TRUE(run(pool().remove_segment(to)).ok());
+  }
+  EXPECT_EQ(code_of(run(pool().adopt_segment(segment_of(id_of(1), 9, 9), id_of(2), AdoptBy::link))),
+            ErrorCode::not_found);
+  EXPECT_EQ(code_of(run(pool().adopt_segment(segment_of(id_of(1), 9, 9), id_of(2), AdoptBy::copy))),
+            ErrorCode::not_found);
+  EXPECT_TRUE(run(pool().list_segments(id_of(2))).value().empty());
+}
+
+TEST_P(PoolContract, ASegmentOfTwoVolumesIsNoSpareOfEither) {
+  ASSERT_TRUE(create(1, "one").ok());
+  ASSERT_TRUE(create(2, "two").ok());
+  const SegmentId first = segment_of(id_of(1), 1, 1);
+  const SegmentId second = segment_of(id_of(2), 1, 1);
+  { const auto file = new_segment(first); }
+  EXPECT_EQ(run(pool().count_segment_files(id_of(1)))->full_segments, 1u);
+  ASSERT_TRUE(run(pool().adopt_segment(first, id_of(2), AdoptBy::link)).ok());
+  for (const SegmentId& segment : {first, second}) {
+    EXPECT_EQ(code_of(run(pool().recycle_segment(segment))), ErrorCode::unsupported);
+    EXPECT_EQ(run(pool().count_segment_files(segment.volume))->guaranteed(), 0u)
+        << "its space would not come back";
+  }
+  ASSERT_TRUE(run(pool().remove_segment(first)).ok());
+  EXPECT_EQ(run(pool().count_segment_files(id_of(2)))->guaranteed(), 1u) << "the other is alone";
+  EXPECT_TRUE(run(pool().recycle_segment(second)).ok());
+}
+
+TEST_P(PoolContract, ACopyHasAllTheSpaceOfASegment) {
+  ASSERT_TRUE(create(1, "one").ok());
+  ASSERT_TRUE(create(2, "two").ok());
+  const SegmentId from = segment_of(id_of(1), 1, 1);
+  { const auto file = new_segment(from); }
+  ASSERT_TRUE(run(pool().trim_segment(from, 8192)).ok());
+  ASSERT_TRUE(run(pool().adopt_segment(from, id_of(2), AdoptBy::copy)).ok());
+  EXPECT_EQ(run(pool().count_segment_files(id_of(2)))->full_segments, 1u);
+  EXPECT_TRUE(run(pool().recycle_segment(segment_of(id_of(2), 1, 1))).ok());
+}
+
 TEST_P(PoolContract, PreallocationShowsItsProgressStopsAndGoesOn) {
   ASSERT_TRUE(create(1, "one").ok());
   const VolumeId volume = id_of(1);

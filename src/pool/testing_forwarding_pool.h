@@ -54,6 +54,12 @@ class ForwardingPool : public Pool {
   Task<Result<std::vector<SegmentId>>> list_segments(VolumeId volume) override {
     return below_.list_segments(volume);
   }
+  Task<Result<void>> adopt_segment(SegmentId from, VolumeId to, AdoptBy by) override {
+    return below_.adopt_segment(from, to, by);
+  }
+  Task<Result<void>> sync_segments(VolumeId volume) override {
+    return below_.sync_segments(volume);
+  }
   Task<Result<void>> create_spare(VolumeId volume) override { return below_.create_spare(volume); }
   Task<Result<void>> remove_spare(SpareId spare) override { return below_.remove_spare(spare); }
   Task<Result<std::vector<SpareId>>> list_spares(VolumeId volume) override {
