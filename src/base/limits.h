@@ -27,7 +27,11 @@ inline constexpr std::size_t kSnapshotsPerVolumeMax = 4096;
 inline constexpr std::size_t kSnapshotGroupMax = 64;  // volumes whose snapshots are one moment
 inline constexpr Duration kSnapshotPauseTime = 5s;    // for their requests to come to an end
 inline constexpr std::size_t kDiffExtentsMax = 8192;  // of one answer; the next continues
-inline constexpr std::size_t kCloneDepthMax = 1000;   // ancestors whose segments a clone refers to
+inline constexpr std::size_t kFlattenBatchSegments = 4096;  // found by one look at the table
+inline constexpr Duration kFlattenStepTime = 500ms;     // other commands on the volume wait for it
+inline constexpr std::size_t kFlattensMax = 16;         // at a time
+inline constexpr std::size_t kFlattenReportsMax = 256;  // of flattenings that have ended
+inline constexpr std::size_t kCloneDepthMax = 1000;  // ancestors whose segments a clone refers to
 
 // Records: one header block, then payload.
 inline constexpr std::uint32_t kRecordPayloadBlocksMax =

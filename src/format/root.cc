@@ -11,7 +11,7 @@ namespace holdfast::format {
 namespace {
 
 constexpr std::uint64_t kKnownRootFeatures =
-    kFeatureColdSegments | kFeatureSnapshots | kFeatureLineage;
+    kFeatureColdSegments | kFeatureSnapshots | kFeatureLineage | kFeatureAdopted;
 constexpr std::uint64_t kSegmentNumberEnd = std::uint64_t{1}
                                             << (64 - BlockLocation::kBlockIndexBits);
 

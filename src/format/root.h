@@ -36,6 +36,7 @@ inline constexpr std::uint16_t kRootVersion = 1;
 inline constexpr std::uint64_t kFeatureColdSegments = 1;  // segments with records of kind copy
 inline constexpr std::uint64_t kFeatureSnapshots = 2;     // segments may be kept for other roots
 inline constexpr std::uint64_t kFeatureLineage = 4;  // segments of other volumes are referred to
+inline constexpr std::uint64_t kFeatureAdopted = 8;  // which are in a later volume's directory
 
 inline constexpr std::size_t kAncestorBytes = 24;
 inline constexpr std::size_t kAncestorsPerBlock = 170;
@@ -50,7 +51,8 @@ struct LogPosition {
 };
 
 // Whose the segments are whose numbers a clone took over: those below `end_segment`, and not below
-// the end of the ancestor before, are in the directory of `volume`.
+// the end of the ancestor before, were written by `volume`. They are in its directory, or in that
+// of a later volume of the lineage, which was flattened.
 struct Ancestor {
   SegmentNumber end_segment;
   VolumeId volume;
@@ -66,7 +68,7 @@ struct Root {
   LogPosition position;
   SegmentNumber next_segment{1};
   std::uint64_t incompatible_features = 0;
-  VolumeId parent;
+  VolumeId parent;  // nil: none, or flattened
   SegmentNumber page_segment;  // what lies behind its used blocks is nobody's
   std::uint32_t page_segment_used_blocks = 0;
   SnapshotNumber newest_snapshot;  // ever taken; numbers are not used again

@@ -18,6 +18,7 @@ enum Bug {
   kUnwatchedFiles,
   kRecycleBeforeCheckpoint,
   kFreeWhatSnapshotsNeed,
+  kForgetSnapshots,
 };
 
 #ifdef HOLDFAST_CANARIES

@@ -335,6 +335,11 @@ void VolumeImpl::freeze(Flush& flush, SnapshotTaking* taking) {
     root.incompatible_features |= format::kFeatureSnapshots;
   }
   root.newest_snapshot = newest_snapshot_;
+  if (leaving_parent_ && store_.find_foreign(0).segments == 0) {
+    root.parent = VolumeId{};
+    root.parent_snapshot = SnapshotNumber{};
+    root.incompatible_features |= format::kFeatureAdopted;
+  }
   root.page_segment = SegmentNumber{};
   root.page_segment_used_blocks = 0;
   if (!page_segments_.empty()) {

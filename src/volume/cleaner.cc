@@ -90,13 +90,14 @@ Task<bool> VolumeImpl::clean_segment(Cleaning& cleaning, SegmentNumber victim) {
 Task<void> VolumeImpl::clean_records(Cleaning& cleaning, const SegmentEntry& entry) {
   const std::uint32_t end = std::min(entry.used_blocks, segment_blocks_);
   std::uint32_t left = entry.live_blocks;  // not found yet
+  const VolumeId writer = store_.segment_id(cleaning.victim).volume;
   for (std::uint32_t at = 0; at < end && left != 0 && !has_ended_cleaning();) {
     if (!cleaning.window_has(at)) {
       co_await read_window(cleaning, at, std::min(cleaner_step_blocks(), end - at));
       if (cleaning.victim_failed) co_return;
     }
     const auto record = RecordView::parse(cleaning.window_block(at));
-    if (!record.has_value() || record->identity().volume != id_ ||
+    if (!record.has_value() || record->identity().volume != writer ||
         record->identity().segment != cleaning.victim || record->identity().block_index != at) {
       co_return;  // no record here: nothing behind it is live
     }

@@ -152,9 +152,13 @@ Task<void> PagedArray::load(Page* page) {
   }
   page->image = memory_.allocate();
   const std::span<std::byte> image(page->image, kBlockBytes);
-  const Result<void> read = co_await storage_.read_block(where, image);
+  Result<void> read = co_await storage_.read_block(where, image);
   const format::PageIdentity identity = identity_of(*page, where);
-  const bool intact = read.ok() && format::check_page(image, identity);
+  bool intact = read.ok() && format::check_page(image, identity);
+  if (!intact && storage_.look_elsewhere(where.segment())) {
+    read = co_await storage_.read_block(where, image);
+    intact = read.ok() && format::check_page(image, identity);
+  }
   if (!intact && !canary::is_on(canary::kIgnoreChecksums)) {
     log_error("volume " + volume_.to_string() + ": a " +
               (kind_ == format::ArrayKind::map ? "map" : "segment table") + " page (level " +

@@ -72,6 +72,8 @@ class PageStorage {
                                         std::span<std::byte> block) = 0;
   // Whose the segment is, and of which epoch.
   virtual SegmentId segment_id(SegmentNumber segment) const = 0;
+  // What was read there is not what should be: whether there is another file to be read.
+  virtual bool look_elsewhere(SegmentNumber) { return false; }
 };
 
 class PagedArray {

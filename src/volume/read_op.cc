@@ -280,7 +280,7 @@ Task<void> VolumeImpl::retry_disk_read(DiskRead* read) {
 // medium error.
 Task<BlockStatus> VolumeImpl::read_block_again(std::uint64_t block, MapEntry entry,
                                                std::span<std::byte> into) {
-  for (;;) {
+  for (bool looked_elsewhere = false;;) {
     const std::byte* retained = log_.find_retained(entry.location);
     if (retained != nullptr && crc32c({retained, kBlockBytes}) == entry.checksum) {
       std::copy_n(retained, kBlockBytes, into.data());
@@ -292,6 +292,10 @@ Task<BlockStatus> VolumeImpl::read_block_again(std::uint64_t block, MapEntry ent
     if (found.outcome == PageOutcome::damaged) co_return BlockStatus::medium_error;
     MapEntry now;  // a hole, where the leaf is absent
     if (found.outcome == PageOutcome::ready) now = map_entry_of(*found.page, block);
+    if (now.location == entry.location && !looked_elsewhere) {
+      looked_elsewhere = true;
+      if (store_.look_elsewhere(entry.location.segment())) continue;
+    }
     if (now.location == entry.location) {
       note_corrupt(entry.location);
       co_return BlockStatus::medium_error;

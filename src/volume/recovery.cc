@@ -80,6 +80,7 @@ Task<Result<void>> VolumeImpl::recover(const std::vector<RootId>& roots, Monoton
   SegmentNumber next =
       std::max(root_.next_segment, SegmentNumber{store_.last_spare_number().value + 1});
   for (const SegmentId& segment : listed) {
+    if (store_.is_inherited(segment.number)) continue;
     next = std::max(next, SegmentNumber{segment.number.value + 1});
     epoch_ = std::max(epoch_, segment.epoch);
   }
@@ -95,6 +96,7 @@ Task<Result<void>> VolumeImpl::recover(const std::vector<RootId>& roots, Monoton
   CO_TRY(co_await replay_log(listed, expected));
   CO_TRY(co_await make_replayed_durable());
   seal_left_open();
+  forget_old_ancestors();
   for (const SegmentId& segment : listed) {
     if (!store_.has_entry(segment.number)) orphans_.push_back(segment);
   }
@@ -112,7 +114,7 @@ Task<Result<std::vector<VolumeImpl::Replay>>> VolumeImpl::find_chain(
     const std::vector<SegmentId>& listed) {
   std::vector<Replay> chain;
   for (const SegmentId& id : listed) {
-    if (id.epoch != root_.id.epoch) continue;
+    if (id.epoch != root_.id.epoch || store_.is_inherited(id.number)) continue;
     const SegmentEntry entry = store_.entry(id.number);
     if (entry.state != SegmentState::absent && entry.stream != SegmentStream::main) continue;
     Replay part;
@@ -353,15 +355,38 @@ void VolumeImpl::seal_left_open() {
       used = segment_blocks_;  // a snapshot may still read what is dead here
     }
     store_.seal(number, used);
-    if (used < segment_blocks_ && !store_.is_foreign(number) && !store_.is_thick()) {
+    if (used < segment_blocks_ && !store_.is_inherited(number) && !store_.is_thick()) {
       trims_.push_back({SegmentId{id_, entry.epoch, number}, used * kBlockBytes});
     }
   }
   replayed_ends_.clear();
 }
 
+// Of a flattened clone: those with no segment left that they wrote. All is in its own directory, so
+// nobody looks in theirs; but the last one's end is where its own numbers begin.
+void VolumeImpl::forget_old_ancestors() {
+  if (!root_.parent.is_nil() || root_.lineage.empty()) return;
+  std::vector<bool> has_segments(root_.lineage.size());
+  has_segments.back() = true;
+  store_.for_each_entry([&](SegmentNumber number, const SegmentEntry&) {
+    std::size_t i = 0;
+    while (i < root_.lineage.size() && number >= root_.lineage[i].end_segment) ++i;
+    if (i < root_.lineage.size()) has_segments[i] = true;
+  });
+  std::vector<format::Ancestor> kept;
+  for (std::size_t i = 0; i < root_.lineage.size(); ++i) {
+    if (has_segments[i]) kept.push_back(root_.lineage[i]);
+  }
+  root_.lineage = kept;
+  store_.set_lineage(std::move(kept));
+}
+
 // Space only; the volume serves already.
 Task<void> VolumeImpl::tidy_after_recovery() {
+  if (root_.parent.is_nil() && !root_.lineage.empty()) {
+    const Result<void> unmarked = co_await remove_clone_marks();
+    if (!unmarked.ok()) log_warning("volume " + info_.name + ": " + unmarked.error().message());
+  }
   {
     const HoldTracker::Call call(hold_, "removal of leftovers");
     co_await pool_.remove_leftovers(id_);

@@ -44,6 +44,15 @@ void SegmentStore::set_listed(const std::vector<SegmentId>& segments) {
   for (const SegmentId& id : segments) listed_[id.number.value] = id.epoch;
 }
 
+void SegmentStore::set_lineage(std::vector<format::Ancestor> lineage) {
+  lineage_ = std::move(lineage);
+  last_places_.assign(lineage_.size(), VolumeId{});
+  adopted_.clear();
+  for (const auto& [number, unused] : listed_) {
+    if (is_inherited(SegmentNumber{number})) adopted_.insert(number);
+  }
+}
+
 Task<Result<void>> SegmentStore::load_table(format::BlockLocation top) {
   table_.set_top(top);
   if (!top.is_hole()) {
@@ -271,6 +280,7 @@ Task<Result<Segment*>> SegmentStore::create(SegmentStream stream, bool hold_erro
       owned->number = number;
       owned->epoch = epoch_;
       owned->file = std::move(file).value();
+      owned->place = volume_;
       owned->users = 1;
       Segment* const segment = owned.get();
       open_[number.value] = std::move(owned);
@@ -386,9 +396,10 @@ Task<Result<void>> SegmentStore::remove(SegmentNumber segment) {
   HOLDFAST_ASSERT(found.state != SegmentState::absent && found.live_blocks == 0);
   const SegmentId id = segment_id(segment);
   if (!is_foreign(segment)) {
-    CO_TRY(co_await remove_listed(id));
+    CO_TRY(co_await remove_listed(SegmentId{volume_, id.epoch, segment}));
   }
   set_entry(segment, SegmentEntry{});
+  adopted_.erase(segment.value);
   co_return Result<void>{};
 }
 
@@ -397,7 +408,8 @@ Task<Result<void>> SegmentStore::remove_listed(SegmentId segment) {
   // A file that is removed stays as it was for those who read it; one that is recycled does not.
   const bool is_read =
       (opened != open_.end() && opened->second->users != 0) || is_retired(segment.number);
-  if (is_thick() && is_read) {
+  // Nor does one that was adopted: its file may go back to who wrote it, who may recycle it.
+  if ((is_thick() || is_inherited(segment.number)) && is_read) {
     co_return Error(ErrorCode::busy,
                     "segment " + std::to_string(segment.number.value) + " is still being read");
   }
@@ -420,8 +432,10 @@ Task<Result<void>> SegmentStore::remove_listed(SegmentId segment) {
       co_return Result<void>{};
     }
     if (spare.error().code() == ErrorCode::not_found) co_return Result<void>{};
-    // A short one that cannot have its space back was never part of what is guaranteed.
-    if (spare.error().code() != ErrorCode::no_space) co_return spare.take_error();
+    // A short one that cannot have its space back was never part of what is guaranteed, nor was one
+    // that is another volume's, too.
+    const ErrorCode code = spare.error().code();
+    if (code != ErrorCode::no_space && code != ErrorCode::unsupported) co_return spare.take_error();
   }
   Result<void> removed = co_await pool_.remove_segment(segment);
   if (!removed.ok() && removed.error().code() != ErrorCode::not_found) co_return removed;
@@ -450,55 +464,48 @@ Segment* SegmentStore::try_acquire(SegmentNumber segment) {
 Task<Result<Segment*>> SegmentStore::acquire(SegmentNumber segment) {
   if (Segment* opened = try_acquire(segment); opened != nullptr) co_return opened;
   trim_handles(handles_max_ - 1);
-  CO_TRY_ASSIGN(std::unique_ptr<File> file, co_await open_file(segment, false));
+  CO_TRY_ASSIGN(Opened found, co_await open_somewhere(segment, false));
   if (Segment* opened = try_acquire(segment); opened != nullptr) co_return opened;
   auto owned = std::make_unique<Segment>();
   owned->number = segment;
   owned->epoch = segment_id(segment).epoch;
-  owned->file = std::move(file);
+  owned->file = std::move(found.file);
+  owned->place = found.place;
   owned->users = 1;
   Segment* const opened = owned.get();
   open_[segment.value] = std::move(owned);
   co_return opened;
 }
 
-Task<Result<std::unique_ptr<File>>> SegmentStore::try_open(SegmentNumber segment, bool writable) {
-  SegmentId id = segment_id(segment);
-  if (id.epoch.value == 0 && id.volume != volume_) {
-    // The table knows the epochs of an ancestor's segments, but first its pages must be found.
-    CO_TRY_ASSIGN(const std::vector<SegmentId> listed, co_await pool_.list_segments(id.volume));
-    for (const SegmentId& each : listed) {
-      if (segment_id(each.number).volume == id.volume) listed_[each.number.value] = each.epoch;
-    }
-    id = segment_id(segment);
-  }
-  co_return co_await pool_.open_segment(id, writable);
+Task<Result<std::unique_ptr<File>>> SegmentStore::open_file(SegmentNumber segment, bool writable) {
+  CO_TRY_ASSIGN(Opened found, co_await open_somewhere(segment, writable));
+  co_return std::move(found.file);
 }
 
-Task<Result<std::unique_ptr<File>>> SegmentStore::open_file(SegmentNumber segment, bool writable) {
+Task<Result<SegmentStore::Opened>> SegmentStore::open_somewhere(SegmentNumber segment,
+                                                                bool writable) {
   HoldTracker::Operation held(hold_);
   for (;;) {
     std::optional<HoldTracker::Call> call(std::in_place, hold_,
                                           "opening of " + segment_name(segment));
-    Result<std::unique_ptr<File>> file = co_await try_open(segment, writable);
+    Result<Opened> opened = co_await try_open(segment, writable);
     call.reset();
-    if (file.ok()) {
+    if (opened.ok()) {
       if (!canary::is_on(canary::kUnwatchedFiles))
-        (*file)->observe(hold_.file_observer(), segment_name(segment));
+        opened->file->observe(hold_.file_observer(), segment_name(segment));
       grow_handles_max();
-      co_return file;
+      co_return opened;
     }
-    const ErrorCode code = file.error().code();
-    if (code == ErrorCode::corrupt) co_return file;
+    const ErrorCode code = opened.error().code();
+    if (code == ErrorCode::corrupt) co_return opened;
     if (code == ErrorCode::not_found) {
-      // Missing for good, or is the whole volume out of sight, as when a mount has gone?
+      // Missing for good, or is the whole pool out of sight, as when a mount has gone?
       const HoldTracker::Call listing(hold_, "listing of the roots");
-      const Result<std::vector<RootId>> roots =
-          co_await pool_.list_roots(segment_id(segment).volume);
-      if (roots.ok() && !roots->empty()) co_return file;
+      const Result<std::vector<RootId>> roots = co_await pool_.list_roots(volume_);
+      if (roots.ok() && !roots->empty()) co_return opened;
     }
     give_up_handles();
-    const Duration delay = held.failed(HoldReason::path, file.error().message());
+    const Duration delay = held.failed(HoldReason::path, opened.error().message());
     co_await sleep_for(executor_, delay);
   }
 }
@@ -586,6 +593,8 @@ SegmentId SegmentStore::segment_id(SegmentNumber segment) const {
   }
   const auto listed = listed_.find(segment.value);
   if (listed != listed_.end()) id.epoch = listed->second;
+  const auto foreign = foreign_epochs_.find(segment.value);
+  if (foreign != foreign_epochs_.end()) id.epoch = foreign->second;
   return id;
 }
 

@@ -9,7 +9,9 @@
 //    live blocks as of the last applied record or assigned page.
 //  - A segment is removed only after a root was published in whose table it has no live block, and
 //    which needs none of its records for replay, and when no snapshot needs it.
-//  - Segments of other volumes (a clone's ancestors') are only read.
+//  - Segments of other volumes (a clone's ancestors') are only read. One that was *adopted* has a
+//    file in the volume's own directory and is removed like those that the volume wrote; it may be
+//    the same file as the ancestor's, so that nothing is ever written to it or cut off.
 //  - Numbers are never reused within a volume.
 //  - Of a thick volume a removed segment becomes a spare, once nobody reads it any more, and new
 //    segments are made of spares; the last spares are for metadata and the cleaner only.
@@ -53,6 +55,7 @@ struct Segment {
   bool retired = false;     // likewise; whoever comes now opens the file again
   Sequence first_sequence;  // main log: of its first record
   bool unsynced = false;    // main log: written since its last good sync
+  VolumeId place;           // whose directory the file was opened in
   ListLink lru_link;
 };
 
@@ -65,8 +68,8 @@ class SegmentStore final : public PageStorage {
   // Recovery: what the pool lists, then the table from its top.
   void set_listed(const std::vector<SegmentId>& segments);
   Task<Result<void>> load_table(format::BlockLocation top);
-  void set_lineage(std::vector<format::Ancestor> lineage) { lineage_ = std::move(lineage); }
-  void set_epoch(Epoch epoch) { epoch_ = epoch; }  // of segments created from now on
+  void set_lineage(std::vector<format::Ancestor> lineage);  // after set_listed()
+  void set_epoch(Epoch epoch) { epoch_ = epoch; }           // of segments created from now on
   void set_next_number(SegmentNumber next) { next_ = next; }
   SegmentNumber next_number() const { return next_; }
 
@@ -105,9 +108,26 @@ class SegmentStore final : public PageStorage {
   // Finds what is dead and not kept any more.
   void find_dead();
 
-  bool is_foreign(SegmentNumber number) const {
+  // Written by an ancestor.
+  bool is_inherited(SegmentNumber number) const {
     return !lineage_.empty() && number < lineage_.back().end_segment;
   }
+  // Likewise, and not adopted.
+  bool is_foreign(SegmentNumber number) const {
+    return is_inherited(number) && !adopted_.contains(number.value);
+  }
+  // Flattening. Foreign segments with anything live, or that a snapshot needs.
+  struct Foreign {
+    std::vector<SegmentNumber> first;  // at most as many as asked for
+    std::uint64_t segments = 0;        // all
+    std::uint64_t bytes = 0;
+  };
+  Foreign find_foreign(std::size_t count_max);
+  // Durable after sync_adopted().
+  Task<Result<void>> adopt(SegmentNumber segment);
+  Task<Result<void>> sync_adopted();
+  // Returns when nobody reads from another volume's directory any more.
+  Task<void> leave_other_places();
   // Segments that lost their last live block, or were sealed without one; taken by checkpoints.
   std::vector<SegmentNumber>& dead_candidates() { return dead_candidates_; }
 
@@ -157,7 +177,9 @@ class SegmentStore final : public PageStorage {
 
   Task<Result<void>> read_block(format::BlockLocation location,
                                 std::span<std::byte> block) override;
+  // Who wrote it, which is what its records and pages say; not where its file is.
   SegmentId segment_id(SegmentNumber segment) const override;
+  bool look_elsewhere(SegmentNumber segment) override;
 
  private:
   static constexpr std::size_t kHandlesMin = 8;
@@ -173,7 +195,17 @@ class SegmentStore final : public PageStorage {
     SegmentNumber next_segment;
   };
 
-  Task<Result<std::unique_ptr<File>>> try_open(SegmentNumber segment, bool writable);
+  struct Opened {
+    std::unique_ptr<File> file;
+    VolumeId place;
+  };
+  Task<Result<Opened>> open_somewhere(SegmentNumber segment, bool writable);
+  Task<Result<Opened>> try_open(SegmentNumber segment, bool writable);
+  Task<Result<void>> find_epoch(SegmentNumber segment);
+  std::vector<VolumeId> places_of(SegmentNumber segment) const;
+  std::size_t owner_index(SegmentNumber segment) const;
+  void let_go(Segment& segment);
+  Task<Result<void>> adopt_from_any_place(SegmentNumber segment);
   Task<Result<std::unique_ptr<File>>> create_file(SegmentId segment, format::SegmentStream stream);
   Task<void> wait_for_spare();
   std::byte* entry_bytes(SegmentNumber segment) const;
@@ -194,8 +226,13 @@ class SegmentStore final : public PageStorage {
   HoldTracker& hold_;
   Epoch epoch_;
   SegmentNumber next_{1};
-  std::unordered_map<std::uint64_t, Epoch> listed_;
+  std::unordered_map<std::uint64_t, Epoch> listed_;          // in the volume's own directory
+  std::unordered_map<std::uint64_t, Epoch> foreign_epochs_;  // in ancestors', as far as asked for
   std::vector<format::Ancestor> lineage_;
+  std::unordered_set<std::uint64_t> adopted_;
+  std::unordered_set<std::uint64_t> unneeded_;  // foreign, dead, and its owner has removed it
+  std::unordered_set<std::uint64_t> misled_;    // foreign, and its owner's file is another's by now
+  std::vector<VolumeId> last_places_;    // where a segment of that ancestor was found; nil: nowhere
   std::vector<KeptSnapshot> snapshots_;  // both fields ascend
   SnapshotNumber newest_snapshot_;       // ever taken
   std::unordered_map<std::uint64_t, std::unique_ptr<Segment>> open_;

@@ -342,9 +342,10 @@ Task<Result<void>> Volume::clone(Executor& executor, Pool& pool, VolumeCloneOpti
   CO_TRY_ASSIGN(const Snapshot from, co_await read_snapshot(pool, options.parent, std::move(name)));
   format::Root root = from.root;
   if (root.lineage.size() >= limits::kCloneDepthMax) {
-    co_return Error(ErrorCode::invalid_argument,
-                    "the snapshot's volume is the last of " + std::to_string(root.lineage.size()) +
-                        " clones of clones, which is the most; flatten it first");
+    co_return Error(
+        ErrorCode::invalid_argument,
+        "the snapshot's volume is the last of " + std::to_string(root.lineage.size()) +
+            " clones of clones, which is the most; copy its content to a new volume instead");
   }
   root.id = RootId{options.id, Epoch{1}, 0};
   root.position = {from.root.position.next_sequence, SegmentNumber{}, 0};

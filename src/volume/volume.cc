@@ -401,6 +401,7 @@ Task<Result<void>> VolumeImpl::close() {
     while (!tasks_.empty()) co_await sleep_for(executor_, 1ms);
     co_return Result<void>{};
   }
+  while (flattening_) co_await drained_.wait();
   executor_.cancel(idle_timer_);
   credit_earned_.notify_all();
   executor_.cancel(free_timer_);

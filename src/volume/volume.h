@@ -71,6 +71,15 @@ struct StoredUsage {
   std::uint64_t own_live_bytes = 0;  // of them, not in the segments of a clone's ancestors
 };
 
+// What a part of flattening did, and what is left.
+struct FlattenPart {
+  std::uint64_t adopted_segments = 0;
+  std::uint64_t adopted_bytes = 0;
+  std::uint64_t left_segments = 0;
+  std::uint64_t left_bytes = 0;
+  bool is_done = false;  // the volume reads from no other volume, and has no mark beside any
+};
+
 struct VolumeOptions {
   // The page cache shared by the volumes of one executor; it outlives them. Without one the volume
   // has its own of page_cache_bytes.
@@ -183,6 +192,11 @@ class Volume : public BlockDevice {
   static Task<Result<void>> clone(Executor& executor, Pool& pool, VolumeCloneOptions options);
   // The mark that a clone has beside its parent; nothing for other volumes. From its newest root.
   static Task<Result<std::optional<CloneMark>>> clone_mark(Pool& pool, VolumeId id);
+  // Makes a clone independent of its parent, its snapshots too, while it is in use. Works for about
+  // `patience`, and a batch of segments at least: to be called until it is done; whatever comes in
+  // between, it goes on where it was. Other volumes have nothing to flatten, and are done.
+  // no_space: what it copies would reach the reserve. busy: it is being closed, or flattened.
+  virtual Task<Result<FlattenPart>> flatten(Duration patience) = 0;
   // What the volume's record says from now on: whether to use spares and to make some of segments
   // that are freed. open() takes it from the record. Preallocating is somebody else's (the host's).
   virtual void set_thick(bool thick) = 0;

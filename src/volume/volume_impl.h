@@ -2,7 +2,7 @@
 //
 // Volume's implementation: puts the main log, the map, the segment store and checkpoints together.
 // Split over volume.cc (life, admission, flush), write_op.cc, read_op.cc, checkpoint.cc,
-// cleaner_schedule.cc, cleaner.cc, snapshot.cc, diff.cc, recovery.cc.
+// cleaner_schedule.cc, cleaner.cc, snapshot.cc, flatten.cc, diff.cc, recovery.cc.
 //
 // Memory: everything is bounded by VolumeOptions and limits.h; an idle volume gives its buffers
 // back. Thread: the executor's.
@@ -55,6 +55,7 @@ class VolumeImpl final : public Volume, private MainLogClient {
   Task<Result<void>> rollback(std::string name) override;
   Task<Result<DiffPart>> diff(DiffRequest request) override;
   std::vector<SnapshotInfo> snapshots() const override;
+  Task<Result<FlattenPart>> flatten(Duration patience) override;
   Task<Result<void>> pause(Duration patience) override;
   void go_on() override { resume(); }
 
@@ -191,6 +192,11 @@ class VolumeImpl final : public Volume, private MainLogClient {
                                TableSum* sum);
   Task<Result<void>> take_back(const format::Root& root);
 
+  // flatten.cc
+  Task<Result<FlattenPart>> flatten_some(Duration patience);
+  Task<Result<void>> adopt(SegmentNumber number, FlattenPart* part);
+  Task<Result<void>> remove_clone_marks();
+
   // diff.cc
   struct Diff;
   Task<Result<DiffPart>> diff_roots(const format::Root* from, const format::Root* to,
@@ -272,6 +278,7 @@ class VolumeImpl final : public Volume, private MainLogClient {
   Task<void> apply_found(SegmentNumber segment, const std::vector<FoundRecord>& found);
   Task<void> load_leaves(LeafLoads* loads);
   void seal_left_open();
+  void forget_old_ancestors();
   Task<void> tidy_after_recovery();
 
   Executor& executor_;
@@ -346,6 +353,8 @@ class VolumeImpl final : public Volume, private MainLogClient {
   std::vector<SnapshotNumber> doubtful_snapshots_;  // failed, but may be there after a crash
   bool is_view_ = false;                            // of a snapshot: nothing is ever written
   bool rolling_back_ = false;
+  bool flattening_ = false;
+  bool leaving_parent_ = false;  // the next root names no parent, if nothing foreign is needed
   // The cleaner.
   struct ColdSegment {
     Segment* segment = nullptr;  // null: none is open
