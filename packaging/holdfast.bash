@@ -78,6 +78,7 @@ _holdfast() {
     diff/*) options+=" --since" ;;
     import/*) options+=" --format --size" ;;
     export/*) options+=" --format --since" ;;
+    flatten/*) options+=" --cancel" ;;
     attach/*) options+=" --nbd --vhost --read-only --qmp" ;;
     status/*) options+=" --watch" ;;
   esac
@@ -86,7 +87,7 @@ _holdfast() {
     return
   fi
   if ((count == 0)); then
-    candidates="pool volume trash snapshot clone diff import export attach detach status metrics completion --help --version"
+    candidates="pool volume trash snapshot clone flatten diff import export attach detach status metrics completion --help --version"
   elif ((count == 1)); then
     case $command in
       pool) candidates="create open list show close" ;;
@@ -94,6 +95,7 @@ _holdfast() {
       trash) candidates="list restore empty" ;;
       snapshot) candidates="create list remove rollback" ;;
       clone) candidates=$(_holdfast_names snapshots) ;;
+      flatten) candidates=$(_holdfast_names volumes) ;;
       completion) candidates="bash" ;;
       import)
         mapfile -t COMPREPLY < <(compgen -f -- "$current")

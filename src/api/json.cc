@@ -349,6 +349,17 @@ Json to_json(const TransferAnswer& answer) {
           {"uri", answer.uri}};
 }
 
+Json to_json(const FlattenReport& report) {
+  return {{"pool", report.name.pool},
+          {"volume", report.name.volume},
+          {"state", report.state},
+          {"segments_done", report.segments_done},
+          {"segments_total", report.segments_total},
+          {"bytes_done", report.bytes_done},
+          {"bytes_total", report.bytes_total},
+          {"reason", text_or_null(report.reason)}};
+}
+
 Json limits_to_json() {
   return {{"pools", limits::kPoolsMax},
           {"volumes_per_pool", limits::kVolumesPerPoolMax},

@@ -31,6 +31,7 @@ Json to_json(const EmptyTrashAnswer& answer);
 Json to_json(const AttachAnswer& answer);
 Json to_json(const DiffReport& report);
 Json to_json(const TransferAnswer& answer);
+Json to_json(const FlattenReport& report);
 Json limits_to_json();
 Json text_or_null(const std::string& text);
 

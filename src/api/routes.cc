@@ -335,12 +335,30 @@ Result<Json> delete_transfer(const Call& call) {
   return Json{{"pool", name.pool}, {"transfer", name.volume}, {"ended", true}};
 }
 
+Result<Json> post_flatten(const Call& call) {
+  const VolumeName name = call.volume_name();
+  return to_json(TRY(
+      call.host().call<FlattenReport>([name](Host& host) { return host.flatten_volume(name); })));
+}
+
+Result<Json> get_flatten(const Call& call) {
+  const VolumeName name = call.volume_name();
+  return to_json(
+      TRY(call.host().call<FlattenReport>([name](Host& host) { return host.show_flatten(name); })));
+}
+
+Result<Json> delete_flatten(const Call& call) {
+  const VolumeName name = call.volume_name();
+  return to_json(TRY(
+      call.host().call<FlattenReport>([name](Host& host) { return host.cancel_flatten(name); })));
+}
+
 struct Route {
   RouteDescription description;
   Result<Json> (*handler)(const Call& call);
 };
 
-constexpr std::array<Route, 31> kRoutes = {{
+constexpr std::array<Route, 34> kRoutes = {{
     {{"GET", "/v1/status", "The daemon, its pools and what it serves", 200}, get_status},
     {{"GET", "/v1/pools", "The open pools", 200}, get_pools},
     {{"POST", "/v1/pools", "Open a pool, or create one", 200}, post_pools},
@@ -399,6 +417,13 @@ constexpr std::array<Route, 31> kRoutes = {{
      finish_transfer},
     {{"DELETE", "/v1/pools/{pool}/transfers/{transfer}", "End an export, or undo an import", 200},
      delete_transfer},
+    {{"POST", "/v1/pools/{pool}/volumes/{volume}/flatten",
+      "Begin to make a clone independent of its parent", 200},
+     post_flatten},
+    {{"GET", "/v1/pools/{pool}/volumes/{volume}/flatten", "How far flattening is", 200},
+     get_flatten},
+    {{"DELETE", "/v1/pools/{pool}/volumes/{volume}/flatten", "Stop flattening", 200},
+     delete_flatten},
 }};
 
 std::string_view next_part(std::string_view& path) {

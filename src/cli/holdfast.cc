@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
+#include <csignal>
 #include <cstdio>
 #include <filesystem>
 #include <functional>
@@ -28,6 +29,7 @@ namespace {
 constexpr int kDone = 0;
 constexpr int kRefused = 1;
 constexpr int kUsage = 2;
+constexpr unsigned kFlattenPollMicroseconds = 200'000;
 
 // One line, whatever a message holds.
 void complain(std::string message) {
@@ -64,6 +66,7 @@ struct Arguments {
   std::string qmp;
   std::vector<std::string> settings;
   bool watch = false;
+  bool cancel = false;
 
   std::string socket() const { return runtime_directory + "/api.sock"; }
 };
@@ -297,6 +300,39 @@ int watch_status(Client& client, const Arguments& arguments) {
     }
     ::sleep(1);
   }
+}
+
+volatile std::sig_atomic_t interrupted = 0;
+
+void on_interrupt(int) {
+  interrupted = 1;
+}
+
+// Waits until the daemon has flattened the volume; shows how far it is on a terminal. Ctrl-C stops
+// it, and not only the waiting.
+int flatten(Client& client, const Arguments& arguments) {
+  const std::string target = parse_volume_name(arguments.name).target() + "/flatten";
+  if (arguments.cancel) return client.run("DELETE", target, nullptr, flatten_text);
+  struct sigaction action {};
+  action.sa_handler = on_interrupt;
+  ::sigaction(SIGINT, &action, nullptr);
+  ::sigaction(SIGTERM, &action, nullptr);
+  const bool is_shown = !arguments.json && ::isatty(STDERR_FILENO) != 0;
+  auto answer = client.call("POST", target, Json::object());
+  while (answer.has_value() && text_of(*answer, "state") == "running") {
+    if (is_shown) std::fprintf(stderr, "\r\033[K%s", flatten_progress(*answer).c_str());
+    if (interrupted == 0) ::usleep(kFlattenPollMicroseconds);
+    answer = client.call(interrupted == 0 ? "GET" : "DELETE", target);
+  }
+  if (is_shown) std::fprintf(stderr, "\r\033[K");
+  if (!answer.has_value()) return kRefused;
+  const std::string state = text_of(*answer, "state");
+  if (state == "done") return client.print(*answer, flatten_text);
+  if (arguments.json) std::printf("%s\n", answer->dump(2).c_str());
+  complain(state == "failed" ? text_of(*answer, "reason")
+                             : "the flattening of " + arguments.name +
+                                   " was cancelled; the same command goes on with it");
+  return kRefused;
 }
 
 using Action = std::function<int(Client&)>;
@@ -652,6 +688,14 @@ class Commands {
         ->type_name("SNAPSHOT");
   }
 
+  void add_flatten_command() {
+    CLI::App* command =
+        leaf(&app_, "flatten", "Make a clone independent of its parent, also while it is in use",
+             [this](Client& client) { return flatten(client, arguments_); });
+    add_volume_name(command);
+    command->add_flag("--cancel", arguments_.cancel, "Stop it; what was done stays done");
+  }
+
   void add_snapshot_commands() {
     CLI::App* snapshot = app_.add_subcommand("snapshot", "What a volume held at a moment");
     snapshot->require_subcommand(1);
@@ -699,6 +743,7 @@ class Commands {
                                                  "The clone is ready; attach it to serve it");
                             });
         });
+    add_flatten_command();
     add_diff_command();
     add_snapshot_name(clone);
     clone->add_option("new", arguments_.new_name, "The new volume")

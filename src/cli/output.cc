@@ -373,6 +373,27 @@ std::string emptied_text(const Json& answer) {
   return text + format_bytes(bytes) + " are free again\n";
 }
 
+std::string flatten_progress(const Json& flatten) {
+  const std::string name = text_of(flatten, "pool") + "/" + text_of(flatten, "volume");
+  const Json& total = member(flatten, "segments_total");
+  if (!total.is_number() || total.get<double>() == 0) return name + ": begins";
+  return name + ": " + number_of(flatten, "segments_done") + " of " +
+         number_of(flatten, "segments_total") + " segments, " + bytes_of(flatten, "bytes_done") +
+         " of " + bytes_of(flatten, "bytes_total");
+}
+
+std::string flatten_text(const Json& flatten) {
+  const std::string name = text_of(flatten, "pool") + "/" + text_of(flatten, "volume");
+  const std::string state = text_of(flatten, "state");
+  if (state == "cancelled") {
+    return "The flattening of " + name + " is cancelled; 'holdfast flatten " + name +
+           "' goes on with it\n";
+  }
+  if (state != "done") return flatten_progress(flatten) + "\n";
+  return "Volume " + name + " reads from no other volume (" + number_of(flatten, "segments_done") +
+         " segments were taken over)\n";
+}
+
 std::string diff_table(const Json& diff) {
   Table table({{"OFFSET", Table::Align::right}, {"LENGTH", Table::Align::right}, {"TYPE"}});
   std::uint64_t total_bytes = 0;

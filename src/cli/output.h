@@ -20,6 +20,8 @@ std::string trash_table(const Json& trash);
 std::string removed_text(const Json& answer);
 std::string emptied_text(const Json& answer);
 std::string diff_table(const Json& diff);
+std::string flatten_progress(const Json& flatten);  // without an end of line
+std::string flatten_text(const Json& flatten);
 std::string pool_details(const Json& pool);
 std::string volume_details(const Json& volume);
 std::string status_text(const Json& status);

@@ -85,5 +85,22 @@ TEST(OutputTest, EmptyTablesSayWhatToDo) {
   EXPECT_NE(volume_table(Json::array()).find("holdfast volume create"), std::string::npos);
 }
 
+TEST(OutputTest, FlatteningShowsHowFarItIs) {
+  Json flatten = {{"pool", "vms"},      {"volume", "web"},     {"state", "running"},
+                  {"segments_done", 0}, {"segments_total", 0}, {"bytes_done", 0},
+                  {"bytes_total", 0},   {"reason", nullptr}};
+  EXPECT_EQ(flatten_progress(flatten), "vms/web: begins");
+  flatten["segments_done"] = 3;
+  flatten["segments_total"] = 12;
+  flatten["bytes_done"] = 96 << 20;
+  flatten["bytes_total"] = 384 << 20;
+  EXPECT_NE(flatten_progress(flatten).find("3 of 12 segments"), std::string::npos);
+  EXPECT_EQ(flatten_progress(flatten).find('\n'), std::string::npos);
+  flatten["state"] = "cancelled";
+  EXPECT_NE(flatten_text(flatten).find("'holdfast flatten vms/web' goes on"), std::string::npos);
+  flatten["state"] = "done";
+  EXPECT_NE(flatten_text(flatten).find("reads from no other volume"), std::string::npos);
+}
+
 }  // namespace
 }  // namespace holdfast

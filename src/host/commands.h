@@ -327,6 +327,19 @@ struct DiffReport {
   std::optional<std::uint64_t> next_bytes;  // where the next part begins
 };
 
+// Of a clone that is, or was, being made independent of its parent.
+struct FlattenReport {
+  VolumeName name;
+  std::string state;  // "running", "done", "cancelled", "failed"
+  // Segments that this flattening took over, and those with what is left; snapshots and writes
+  // change what is left.
+  std::uint64_t segments_done = 0;
+  std::uint64_t segments_total = 0;
+  std::uint64_t bytes_done = 0;
+  std::uint64_t bytes_total = 0;
+  std::string reason;  // of failed
+};
+
 // `warning`: done, but the operator should know something; empty: nothing.
 struct PoolChange {
   PoolReport pool;

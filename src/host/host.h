@@ -14,6 +14,7 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -86,6 +87,11 @@ class Host {
   Task<Result<VolumeReport>> rollback(SnapshotName name);
   Task<Result<VolumeReport>> clone_volume(CloneRequest request);
   Task<Result<DiffReport>> diff_volume(DiffQuery query);
+  // Starts to flatten, in the background; one that is at it already goes on.
+  Task<Result<FlattenReport>> flatten_volume(VolumeName name);
+  Task<Result<FlattenReport>> show_flatten(VolumeName name);
+  // Returns when it has stopped. What was done stays done.
+  Task<Result<FlattenReport>> cancel_flatten(VolumeName name);
 
   // Images in and out: what is returned is served to the caller. Once the caller has no connection
   // to it any more, or the daemon has died, all that was done is undone: what an import made is
@@ -201,6 +207,11 @@ class Host {
   std::optional<PoolReport::Trash> trash_report(const PoolEntry& entry) const;
   std::string trash_advice(const PoolEntry& entry) const;  // empty: it holds nothing
 
+  // host_flatten.cc
+  Task<void> keep_flattening(VolumeName name);
+  Task<Result<bool>> flatten_step(VolumeName name);
+  void forget_flattens();
+
   // host_thick.cc
   // Refuses what does not fit, with the numbers; else counts it as promised from here on.
   Task<Result<ThickVolume*>> promise(PoolEntry& entry, VolumeId id, std::uint64_t size_bytes);
@@ -255,6 +266,8 @@ class Host {
   std::map<VolumeName, std::unique_ptr<Attachment>> attachments_;
   std::vector<std::unique_ptr<ServiceLoop>> loops_;
   std::map<VolumeName, std::unique_ptr<Transfer>> transfers_;      // by what is served
+  std::map<VolumeName, FlattenReport> flattens_;  // running, or ended not long ago
+  std::set<VolumeName> cancelled_flattens_;       // running ones that are to stop
   std::map<VolumeName, HoldSettings> volume_holds_;                // but empty ones
   std::map<std::string, std::unique_ptr<MachinePause>> machines_;  // by the path of the monitor
   std::vector<std::string> paused_before_;  // by a daemon before; until machines_ has them

@@ -225,10 +225,13 @@ Task<Result<DoneAnswer>> Host::remove_snapshot(SnapshotName name) {
         "snapshot '" + full_name + "' is attached; detach it first: holdfast detach " + full_name);
   }
   if (!found->clones.empty()) {
-    co_return Error(ErrorCode::busy, "snapshot '" + full_name + "' is what " +
-                                         std::to_string(found->clones.size()) +
-                                         " clone(s) read from, such as '" + name.volume.pool + "/" +
-                                         found->clones[0] + "'; remove the clones first");
+    co_return Error(ErrorCode::busy,
+                    "snapshot '" + full_name + "' is what " + std::to_string(found->clones.size()) +
+                        " clone(s) read from, such as '" + name.volume.pool + "/" +
+                        found->clones[0] +
+                        "'; remove the clones, or make them independent of it: holdfast "
+                        "flatten " +
+                        name.volume.pool + "/" + found->clones[0]);
   }
   if (!found->clones_in_trash.empty()) {
     const std::string clone = name.volume.pool + "/" + found->clones_in_trash[0];
