@@ -62,6 +62,7 @@ WriteKind kind_of(BlockOperation operation) {
   }
 }
 
+constexpr std::uint64_t kOperationsBeforeActs = 12;
 constexpr std::uint64_t kSnapshotSalt = 0x534E4150;
 
 Task<Result<void>> no_snapshots() {
@@ -79,13 +80,19 @@ Task<Result<void>> Subject::remove_snapshot(std::string) {
 Task<Result<void>> Subject::rollback(std::string) {
   return no_snapshots();
 }
-Task<Result<void>> Subject::clone(std::string, std::string) {
+Task<Result<void>> Subject::clone(std::string, std::string, std::string) {
   return no_snapshots();
+}
+Task<Result<void>> Subject::remove_clone(std::string) {
+  return no_snapshots();
+}
+Task<Result<bool>> Subject::work_on_clone(std::string, std::vector<CloneAction>) {
+  co_return Error(ErrorCode::unsupported, "this device has no clones");
 }
 Task<Result<std::vector<std::byte>>> Subject::read_snapshot(std::string) {
   co_return Error(ErrorCode::unsupported, "this device has no snapshots");
 }
-Task<Result<std::vector<std::byte>>> Subject::read_clone(std::string) {
+Task<Result<std::vector<std::byte>>> Subject::read_clone(std::string, std::string, bool) {
   co_return Error(ErrorCode::unsupported, "this device has no clones");
 }
 
@@ -493,7 +500,11 @@ Task<void> Guest::do_checkpoint() {
 
 Task<void> Guest::do_snapshot() {
   ++controls_;
-  co_await snapshots_.act(subject_);
+  // Of an empty device there is nothing to be known.
+  const std::uint32_t acts = operations_ < kOperationsBeforeActs ? 1 : plan_.snapshot_acts;
+  for (std::uint32_t i = 0; i < acts && !resizing_ && !closing_; ++i) {
+    co_await snapshots_.act(subject_);
+  }
   --controls_;
   go_on();
 }

@@ -40,8 +40,14 @@ class Subject {
   virtual Task<Result<void>> remove_snapshot(std::string name);
   virtual Task<Result<void>> rollback(std::string name);
   virtual Task<Result<std::vector<std::byte>>> read_snapshot(std::string name);
-  virtual Task<Result<void>> clone(std::string snapshot, std::string name);
-  virtual Task<Result<std::vector<std::byte>>> read_clone(std::string name);
+  // `of`: the clone whose snapshot it is; empty: the device itself.
+  virtual Task<Result<void>> clone(std::string of, std::string snapshot, std::string name);
+  // The clone as it is now, or a snapshot of it. `alone`: with no other volume's segments.
+  virtual Task<Result<std::vector<std::byte>>> read_clone(std::string name, std::string snapshot,
+                                                          bool alone);
+  // All in one opening of the clone, in order. Returns whether it is flat.
+  virtual Task<Result<bool>> work_on_clone(std::string name, std::vector<CloneAction> actions);
+  virtual Task<Result<void>> remove_clone(std::string name);
   // What of its memory is beyond its bound; empty: nothing.
   virtual std::string broken_bound() const = 0;
   // What of its holds is shown wrongly at this moment; empty: nothing.

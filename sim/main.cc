@@ -341,7 +341,7 @@ Options parse(int argc, char** argv) {
 #ifdef HOLDFAST_CANARIES
     } else if (name == "--canary") {
       const std::uint64_t bug = parse_number(value());
-      if (bug > canary::kFreeWhatSnapshotsNeed) refuse("there is no such canary");
+      if (bug > canary::kForgetSnapshots) refuse("there is no such canary");
       canary::chosen = static_cast<canary::Bug>(bug);
 #endif
     } else if (name == "--trace") {

@@ -41,8 +41,10 @@ void pick_late_faults(RunPlan& plan) {
 void pick_snapshots(RunPlan& plan) {
   Prng prng(mix64(plan.seed, 0x534E4150));
   if (plan.rot || !prng.chance(0.5)) return;
-  plan.snapshot_weight = static_cast<std::uint32_t>(prng.pick({1, 1, 3}));
+  plan.snapshot_weight = static_cast<std::uint32_t>(prng.pick({1, 1, 3, 8}));
+  plan.snapshot_acts = static_cast<std::uint32_t>(prng.pick({1, 6, 15, 40}));
   plan.rollback_weight = weight(prng, 0.4, 1);
+  plan.faults.has_links = prng.chance(0.7);
 }
 
 // Likewise. A thick volume is often one that somebody fills the storage under.
@@ -189,7 +191,9 @@ RunPlan small_plan(std::uint64_t seed) {
   plan.cancel_chance = prng.pick({0.0, 0.1});
   if (seed % 2 == 0) {
     plan.snapshot_weight = 3;
+    plan.snapshot_acts = seed % 4 == 0 ? 12 : 1;
     plan.rollback_weight = 1;
+    plan.faults.has_links = seed % 8 != 0;
   }
   // Its preallocation is part of the run, so crashes come in the middle of that too.
   plan.thick = seed % 3 == 0;

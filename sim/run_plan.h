@@ -64,9 +64,10 @@ struct RunPlan {
   std::uint32_t checkpoint_weight = 0;
   std::uint32_t resize_weight = 0;
   std::uint32_t snapshot_weight = 0;  // snapshots and clones taken, read, removed
+  std::uint32_t snapshot_acts = 1;    // so many each time
   std::uint32_t rollback_weight = 0;
   double unit_access_chance = 0;  // of writes, discards, write_zeroes: FUA
-  double cancel_chance = 0;  // per operation: half of what is in flight is cancelled
+  double cancel_chance = 0;       // per operation: half of what is in flight is cancelled
   double immediate_chance = 0.5;  // the next request comes from inside the completion
   Duration think_max = 200us;
   std::vector<Phase> phases;

@@ -2,7 +2,8 @@
 //
 // What a run knows of its snapshots and clones: takes, reads and removes them at random while the
 // guest works, and checks that each shows the same content for ever, through crashes, cleaning,
-// and the removal of others.
+// and the removal of others. Clones are written to, have snapshots and clones of their own, and are
+// flattened, after which what they came from may be removed.
 //
 // It outlives processes; operations that a crash cuts leave open what they did, and the next
 // process finds out.
@@ -21,6 +22,24 @@
 namespace holdfast::sim {
 
 class Subject;
+
+// Something done with a clone.
+struct CloneAction {
+  enum class Kind : std::uint8_t {
+    flatten_some,  // one segment
+    flatten,       // to the end
+    write,         // `blocks` blocks from `block` on, filled with `value`
+    zero,          // the same, without data
+    take,          // the snapshot `name`
+    remove,
+    rollback,
+  };
+  Kind kind = Kind::flatten;
+  std::uint64_t block = 0;
+  std::uint64_t blocks = 0;
+  std::uint8_t value = 0;
+  std::string name;
+};
 
 class SnapshotChecker {
  public:
@@ -43,7 +62,8 @@ class SnapshotChecker {
     std::vector<std::byte> content;  // empty: not read yet
     State state = State::there;
     bool is_clone = false;
-    std::string parent;  // of a clone
+    std::string parent;  // of a clone: its snapshot; empty: it was flattened
+    std::string of;      // of a snapshot: its clone; empty: it is the device's
   };
   const Kept* pick_for_rollback();
   bool is_there(const std::string& name) { return find(name) != nullptr; }
@@ -55,7 +75,13 @@ class SnapshotChecker {
   Task<void> read(Subject* subject, std::string name);
   void add(const std::string& name);
   Kept* find(const std::string& name);
+  Task<void> act_on_clone(Subject* subject, std::string name);
+  Task<void> work(Subject* subject, std::string name);
+  Task<void> remove_clone(Subject* subject, std::string name);
+  std::vector<CloneAction> pick_actions(const std::string& clone, std::vector<std::byte>* content);
+  CloneAction pick_write(std::vector<std::byte>* content);
   bool has_clone(const std::string& name) const;
+  std::size_t count_snapshots(const std::string& of) const;
   void forget(const std::string& name);
 
   Scheduler& scheduler_;

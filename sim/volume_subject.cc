@@ -8,8 +8,10 @@
 #include <utility>
 
 #include "base/bytes.h"
+#include "io/aligned_buffer.h"
 #include "pool/open_pool.h"
 #include "pool/preallocation.h"
+#include "pool/testing_forwarding_pool.h"
 #include "volume/volume.h"
 
 namespace holdfast::sim {
@@ -23,21 +25,31 @@ PoolContext pool_context(SimHost& host, SimFileSystem& files) {
 
 constexpr std::uint64_t kReadBytes = 512 * kKiB;
 
-// One read of a device.
-class ReadAwaiter {
+// One request of a device.
+class RequestAwaiter {
  public:
-  ReadAwaiter(BlockDevice& device, std::uint64_t offset_bytes, std::span<std::byte> into)
-      : device_(device), vector_{into.data(), into.size()} {
-    request_.operation = BlockOperation::read;
-    request_.offset_bytes = offset_bytes;
-    request_.length_bytes = into.size();
+  RequestAwaiter(BlockDevice& device, std::uint64_t offset_bytes, std::span<std::byte> into)
+      : RequestAwaiter(device, BlockOperation::read, offset_bytes, into.size()) {
+    vector_ = {into.data(), into.size()};
     request_.buffers = std::span<const iovec>(&vector_, 1);
+  }
+  RequestAwaiter(BlockDevice& device, BlockOperation operation, std::uint64_t offset_bytes,
+                 std::uint64_t length_bytes)
+      : device_(device) {
+    request_.operation = operation;
+    request_.offset_bytes = offset_bytes;
+    request_.length_bytes = length_bytes;
     request_.context = this;
     request_.on_complete = [](BlockRequest& done, BlockStatus status) {
-      auto* self = static_cast<ReadAwaiter*>(done.context);
+      auto* self = static_cast<RequestAwaiter*>(done.context);
       self->status_ = status;
       self->handle_.resume();
     };
+  }
+  void write(std::span<std::byte> from) {
+    request_.operation = BlockOperation::write;
+    vector_ = {from.data(), from.size()};
+    request_.buffers = std::span<const iovec>(&vector_, 1);
   }
   bool await_ready() const noexcept { return false; }
   void await_suspend(std::coroutine_handle<> waiting) {
@@ -48,10 +60,23 @@ class ReadAwaiter {
 
  private:
   BlockDevice& device_;
-  iovec vector_;
+  iovec vector_{};
   BlockRequest request_;
   BlockStatus status_ = BlockStatus::ok;
   std::coroutine_handle<> handle_;
+};
+
+// What a volume sees that was left alone.
+class LonelyPool final : public ForwardingPool {
+ public:
+  LonelyPool(Pool& below, VolumeId volume) : ForwardingPool(below), volume_(volume) {}
+  Task<Result<std::unique_ptr<File>>> open_segment(SegmentId segment, bool writable) override {
+    if (segment.volume != volume_) co_return Error(ErrorCode::not_found, "it is another volume's");
+    co_return co_await below_.open_segment(segment, writable);
+  }
+
+ private:
+  VolumeId volume_;
 };
 
 class VolumeSubject final : public Subject {
@@ -106,18 +131,48 @@ class VolumeSubject final : public Subject {
                   co_await Volume::open_snapshot(host_, *pool_, id_, std::move(name), options()));
     co_return co_await read_all(view.get());
   }
-  Task<Result<void>> clone(std::string snapshot, std::string name) override {
+  Task<Result<void>> clone(std::string of, std::string snapshot, std::string name) override {
     VolumeCloneOptions wanted;
-    wanted.parent = id_;
+    wanted.parent = of.empty() ? id_ : clone_id(of);
     wanted.snapshot = std::move(snapshot);
     wanted.id = clone_id(name);
     wanted.name = std::move(name);
     return Volume::clone(host_, *pool_, std::move(wanted));
   }
-  Task<Result<std::vector<std::byte>>> read_clone(std::string name) override {
+  Task<Result<std::vector<std::byte>>> read_clone(std::string name, std::string snapshot,
+                                                  bool alone) override {
+    const VolumeId id = clone_id(name);
+    LonelyPool lonely(*pool_, id);
+    Pool& pool = alone ? static_cast<Pool&>(lonely) : *pool_;
+    if (!snapshot.empty()) {
+      CO_TRY_ASSIGN(const std::unique_ptr<Volume> view,
+                    co_await Volume::open_snapshot(host_, pool, id, snapshot, options()));
+      co_return co_await read_all(view.get());
+    }
+    CO_TRY_ASSIGN(const std::unique_ptr<Volume> clone,
+                  co_await Volume::open(host_, pool, id, options()));
+    co_return co_await read_all(clone.get());
+  }
+  Task<Result<bool>> work_on_clone(std::string name, std::vector<CloneAction> actions) override {
     CO_TRY_ASSIGN(const std::unique_ptr<Volume> clone,
                   co_await Volume::open(host_, *pool_, clone_id(name), options()));
-    co_return co_await read_all(clone.get());
+    if (plan_.thick && (name.back() - '0') % 2 == 0) clone->set_thick(true);
+    bool is_flat = false;
+    Result<void> done;
+    for (std::size_t i = 0; i < actions.size() && done.ok(); ++i) {
+      done = co_await act_on_clone(clone.get(), &actions[i], &is_flat);
+    }
+    CO_TRY(co_await clone->close());
+    if (!done.ok()) co_return done.take_error();
+    co_return is_flat;
+  }
+  // As the host.
+  Task<Result<void>> remove_clone(std::string name) override {
+    const VolumeId id = clone_id(name);
+    CO_TRY_ASSIGN(const std::optional<CloneMark> mark, co_await Volume::clone_mark(*pool_, id));
+    CO_TRY(co_await pool_->remove_volume(id));
+    if (!mark.has_value()) co_return Result<void>{};
+    co_return co_await pool_->remove_clone_mark(*mark);
   }
 
   std::string broken_bound() const override {
@@ -185,13 +240,50 @@ class VolumeSubject final : public Subject {
                    [](char c) { return static_cast<std::byte>(c); });
     return Uuid::from_random(bytes);
   }
+  static Task<Result<void>> act_on_clone(Volume* clone, CloneAction* action, bool* is_flat) {
+    using Kind = CloneAction::Kind;
+    switch (action->kind) {
+      case Kind::flatten_some:
+      case Kind::flatten:
+        do {
+          CO_TRY_ASSIGN(const FlattenPart part, co_await clone->flatten(Duration(0)));
+          *is_flat = part.is_done;
+        } while (!*is_flat && action->kind == Kind::flatten);
+        co_return Result<void>{};
+      case Kind::take: {
+        std::string name = action->name;
+        CO_TRY(co_await clone->create_snapshot(std::move(name)));
+        co_return Result<void>{};
+      }
+      case Kind::remove: {
+        std::string name = action->name;
+        co_return co_await clone->remove_snapshot(std::move(name));
+      }
+      case Kind::rollback: {
+        std::string name = action->name;
+        co_return co_await clone->rollback(std::move(name));
+      }
+      case Kind::write:
+      case Kind::zero:
+        break;
+    }
+    const std::uint64_t length_bytes = action->blocks * kBlockBytes;
+    AlignedBuffer bytes(length_bytes);
+    std::fill(bytes.span().begin(), bytes.span().end(), static_cast<std::byte>(action->value));
+    RequestAwaiter request(*clone, BlockOperation::write_zeroes, action->block * kBlockBytes,
+                           length_bytes);
+    if (action->kind == Kind::write) request.write(bytes.span());
+    const BlockStatus status = co_await request;
+    if (status == BlockStatus::ok) co_return Result<void>{};
+    co_return Error(ErrorCode::corrupt, "a write to " + clone->info().name + " failed");
+  }
   // Closes the volume after it.
   static Task<Result<std::vector<std::byte>>> read_all(Volume* volume) {
     std::vector<std::byte> content(volume->info().size_bytes);
     BlockStatus worst = BlockStatus::ok;
     for (std::uint64_t at = 0; at < content.size(); at += kReadBytes) {
       const std::uint64_t count = std::min<std::uint64_t>(kReadBytes, content.size() - at);
-      const BlockStatus status = co_await ReadAwaiter(*volume, at, {content.data() + at, count});
+      const BlockStatus status = co_await RequestAwaiter(*volume, at, {content.data() + at, count});
       if (status != BlockStatus::ok) worst = status;
     }
     CO_TRY(co_await volume->close());
