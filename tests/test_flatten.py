@@ -97,7 +97,7 @@ class FlattenTest(HoldfastTest):
     def remove_base(self):
         self.daemon.call("snapshot", "remove", f"{BASE}@gold")
         self.daemon.call("detach", BASE)
-        self.daemon.call("volume", "remove", BASE)
+        self.daemon.call("volume", "remove", BASE, "--now")
 
     def start_flatten(self):
         return programs.start(

@@ -21,7 +21,7 @@ from golden_formats import BLOCK, crc32c
 NUMBERED = re.compile(r"(root|seg)-([0-9a-f]{16})-([0-9a-f]{16})$")
 SNAPSHOT = re.compile(r"snap-([0-9a-f]{16})$")
 TRASHED = re.compile(r"trashed-([0-9a-f]{16})-([0-9a-f]{16})$")
-FEATURES = 7  # cold segments, snapshots, lineage
+FEATURES = 15  # cold segments, snapshots, lineage, adopted segments
 ANCESTORS_PER_BLOCK = 170
 HOLE, ZERO = 0, 1
 MAP, TABLE = 1, 2
@@ -106,10 +106,13 @@ class Volume:
             if self.root is None:
                 raise Damaged(f"no intact snapshot {snapshot}")
         self.segments = {}  # number -> (epoch, path)
-        for owner in {self.id, *(ancestor for _, ancestor in self.root["lineage"])}:
-            folder = self.directory.parent / str(uuid.UUID(bytes=owner))
-            self.segments |= {number: file for number, file in
-                              numbered_files(folder, "seg").items() if self.owner(number) == owner}
+        # In the directory of the volume that wrote it, or of a later one, which adopted it.
+        places = [*self.root["lineage"], (1 << 64, self.id)]
+        for end, volume in places:
+            folder = self.directory.parent / str(uuid.UUID(bytes=volume))
+            if folder.is_dir():
+                self.segments |= {number: file for number, file in
+                                  numbered_files(folder, "seg").items() if number < end}
         self.table = dict(self.leaf_entries(TABLE, self.root["table"]))
         self.map = dict(self.leaf_entries(MAP, self.root["map"]))
         if snapshot is None:

@@ -104,7 +104,9 @@ Task<Result<std::size_t>> Host::check_removable(Pool& pool, RemoveVolumeRequest 
             (use.is_in_trash ? " in the trash reads from; remove that for good first: holdfast "
                                "trash empty " +
                                    clone
-                             : " reads from; remove the clone first"));
+                             : " reads from; remove the clone first, or make it independent: "
+                               "holdfast flatten " +
+                                   clone));
   }
   if (request.now && !request.with_snapshots) {
     co_return Error(ErrorCode::busy,

@@ -6,6 +6,7 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <vector>
 
 #include "base/bytes.h"
 #include "base/limits.h"
@@ -32,27 +33,17 @@ class PageReader {
 
   Task<Result<void>> read(PageToRead page) {
     const SegmentNumber segment = page.location.segment();
-    const VolumeId owner = format::owner_of(root_, segment);
-    if (!epochs_.contains(owner)) {
-      CO_TRY_ASSIGN(const std::vector<SegmentId> listed, co_await pool_.list_segments(owner));
-      for (const SegmentId& each : listed) epochs_[owner][each.number] = each.epoch;
-    }
-    const auto epoch = epochs_[owner].find(segment);
-    if (epoch == epochs_[owner].end()) co_return damaged(segment);
-    const SegmentId id{owner, epoch->second, segment};
-    if (file_ == nullptr || opened_ != id) {
-      CO_TRY_ASSIGN(file_, co_await pool_.open_segment(id));
-      opened_ = id;
+    CO_TRY_ASSIGN(const std::optional<SegmentId> id, co_await find(segment));
+    if (!id.has_value()) co_return damaged(segment);
+    if (file_ == nullptr || opened_ != *id) {
+      CO_TRY_ASSIGN(file_, co_await pool_.open_segment(*id));
+      opened_ = *id;
     }
     const std::uint64_t offset_bytes = page.location.block_index() * kBlockBytes;
     const int error = co_await FileIo(*file_, FileOperation::read, offset_bytes, buffer_.span());
-    const format::PageIdentity identity{owner,
-                                        id.epoch,
-                                        segment,
-                                        page.location.block_index(),
-                                        format::ArrayKind::segment_table,
-                                        page.level,
-                                        page.index};
+    const format::PageIdentity identity{
+        format::owner_of(root_, segment), id->epoch,  segment,   page.location.block_index(),
+        format::ArrayKind::segment_table, page.level, page.index};
     if (error != 0) {
       co_return Error(ErrorCode::path_failure, "segment " + std::to_string(segment.value) +
                                                    " cannot be read: " + std::strerror(error));
@@ -64,8 +55,41 @@ class PageReader {
     co_return Result<void>{};
   }
   std::byte* page() const { return buffer_.data(); }
+  // Whether its file is in the volume's own directory: written by it, or adopted.
+  Task<Result<bool>> is_own(SegmentNumber segment) {
+    CO_TRY(co_await list(root_.id.volume));
+    co_return epochs_[root_.id.volume].contains(segment);
+  }
 
  private:
+  // In its owner's directory, or in that of a later volume of the lineage, which adopted it.
+  Task<Result<std::optional<SegmentId>>> find(SegmentNumber segment) {
+    std::vector<VolumeId> places = {root_.id.volume};
+    for (auto at = root_.lineage.rbegin(); at != root_.lineage.rend() && segment < at->end_segment;
+         ++at) {
+      places.push_back(at->volume);
+    }
+    for (const VolumeId& place : places) {
+      CO_TRY(co_await list(place));
+      const auto epoch = epochs_[place].find(segment);
+      if (epoch != epochs_[place].end()) {
+        co_return std::optional(SegmentId{place, epoch->second, segment});
+      }
+    }
+    co_return std::optional<SegmentId>();
+  }
+  Task<Result<void>> list(VolumeId volume) {
+    if (epochs_.contains(volume)) co_return Result<void>{};
+    auto listed = co_await pool_.list_segments(volume);
+    // An ancestor that a flattened volume does not need any more may be gone.
+    if (!listed.ok() && listed.error().code() != ErrorCode::not_found)
+      co_return listed.take_error();
+    std::map<SegmentNumber, Epoch>& epochs = epochs_[volume];
+    for (std::size_t i = 0; listed.ok() && i < listed->size(); ++i) {
+      epochs[(*listed)[i].number] = (*listed)[i].epoch;
+    }
+    co_return Result<void>{};
+  }
   static Error damaged(SegmentNumber segment) {
     return Error(ErrorCode::corrupt, "a page of the segment table in segment " +
                                          std::to_string(segment.value) + " is missing or damaged");
@@ -88,8 +112,6 @@ Task<Result<StoredUsage>> Volume::stored_usage(Pool& pool, VolumeId id) {
   std::vector<PageToRead> pages;
   const bool is_empty = root.segment_table_top.is_hole();
   if (!is_empty) pages.push_back({format::kPageLevels - 1, 0, root.segment_table_top});
-  const SegmentNumber first_own =
-      root.lineage.empty() ? SegmentNumber{} : root.lineage.back().end_segment;
   PageReader reader(pool, root);
   for (std::size_t count = 0; !pages.empty(); ++count) {
     if (count == limits::kStoredTablePagesMax) {
@@ -111,7 +133,9 @@ Task<Result<StoredUsage>> Volume::stored_usage(Pool& pool, VolumeId id) {
       const std::uint64_t live_bytes = std::uint64_t{entry.live_blocks} * kBlockBytes;
       usage.live_bytes += live_bytes;
       const SegmentNumber number{page.index * format::kSegmentEntriesPerPage + slot};
-      if (number >= first_own) usage.own_live_bytes += live_bytes;
+      if (live_bytes == 0) continue;
+      CO_TRY_ASSIGN(const bool is_own, co_await reader.is_own(number));
+      if (is_own) usage.own_live_bytes += live_bytes;
     }
   }
   co_return usage;

@@ -68,7 +68,7 @@ struct DiffPart {
 // What the segment table of a volume that is not open says.
 struct StoredUsage {
   std::uint64_t live_bytes = 0;      // guest blocks, and pages of the map and the segment table
-  std::uint64_t own_live_bytes = 0;  // of them, not in the segments of a clone's ancestors
+  std::uint64_t own_live_bytes = 0;  // of them, in segments in the volume's own directory
 };
 
 // What a part of flattening did, and what is left.
