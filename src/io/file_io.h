@@ -30,6 +30,8 @@ class FileIo {
     request_.vectors = vectors.data();
     request_.vector_count = static_cast<std::uint32_t>(vectors.size());
   }
+  // Whoever waited may be destroyed first, when a process is ended in the middle of it all.
+  ~FileIo() { request_.in_flight_link.unlink(); }
   FileIo(const FileIo&) = delete;
   FileIo& operator=(const FileIo&) = delete;
 

@@ -13,6 +13,8 @@
 #include <vector>
 
 #include "base/log.h"
+#include "io/file_io.h"
+#include "io/task.h"
 #include "io/temporary_directory.h"
 #include "io/test_executor.h"
 
@@ -227,6 +229,21 @@ TEST_F(HoldTest, AStallThatBeganBeforeAnErrorIsAsOldAsItsOldestRequest) {
   EXPECT_EQ(state().reason, HoldReason::stall);
   EXPECT_EQ(state().since, began);
   file_.answer(silent);
+}
+
+// As when a process is ended while it opens a volume: the frames go first, from the inside out.
+TEST_F(HoldTest, WhoeverWaitsForAFileMayBeDestroyedBeforeTheVolume) {
+  const auto read = [](File* file) -> Task<void> {
+    (void)co_await FileIo(*file, FileOperation::read, 0, std::span<std::byte>{});
+  };
+  {
+    TaskScope scope;
+    scope.spawn(read(&file_));
+    executor_.advance(limits::kStallTime + 2 * limits::kStallCheckInterval);
+    EXPECT_EQ(state().reason, HoldReason::stall);
+  }
+  executor_.advance(limits::kStallCheckInterval);
+  EXPECT_EQ(state().reason, HoldReason::none) << "it is not there any more";
 }
 
 TEST_F(HoldTest, WhatIsInFlightWhenTheVolumeDiesIsLeftAlone) {
