@@ -9,12 +9,9 @@
 #include <vector>
 
 #include "base/result.h"
+#include "pool/names.h"
 
 namespace holdfast {
-
-// [A-Za-z0-9][A-Za-z0-9._-]*, at most limits::kNameBytesMax. `what` ("pool", "volume") is for the
-// message.
-Result<void> check_name(std::string_view what, std::string_view name);
 
 // What is attached: a volume's name, or "VOLUME@SNAPSHOT".
 Result<void> check_attachable_name(std::string_view name);

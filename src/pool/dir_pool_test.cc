@@ -598,8 +598,8 @@ TEST(NamesTest, ARefusalSaysWhatIsAllowed) {
   const auto refused = check_name("volume", "a b");
   ASSERT_FALSE(refused.ok());
   EXPECT_EQ(refused.error().message(),
-            "'a b' is not a volume name: use 1 to 63 letters, digits, '.', '_' and '-', beginning "
-            "with a letter or digit");
+            "'a b' cannot be the name of a volume: only letters, digits, '.', '_' and '-' are "
+            "allowed");
   EXPECT_TRUE(check_name("pool", "0-fast.ssd_1").ok());
 }
 

@@ -9,7 +9,8 @@
 
 namespace holdfast {
 
-// [A-Za-z0-9][A-Za-z0-9._-]*, at most limits::kNameBytesMax. `what` is "volume" or "pool".
+// [A-Za-z0-9][A-Za-z0-9._-]*, at most limits::kNameBytesMax. `what` ("pool", "volume") is for the
+// message.
 Result<void> check_name(std::string_view what, std::string_view name);
 
 }  // namespace holdfast
