@@ -1,19 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "host/hold_policy.h"
 
-#include <charconv>
-
 #include "base/limits.h"
 #include "host/names.h"
+#include "host/time_text.h"
 
 namespace holdfast {
 namespace {
 
-struct Unit {
-  std::string_view name;
-  Duration duration;
-};
-constexpr Unit kUnits[] = {{"ms", 1ms}, {"s", 1s}, {"m", 60s}, {"h", 3600s}};
+constexpr TimeUnit kHoldUnits[] = {{"ms", 1ms}, {"s", 1s}, {"m", 60s}, {"h", 3600s}};
 
 }  // namespace
 
@@ -32,15 +27,8 @@ HoldPolicy resolve_hold_policy(const HoldSettings& volume, const HoldSettings& p
 Result<std::optional<Duration>> parse_hold_time(std::string_view text) {
   if (text == "default") return std::optional<Duration>();
   if (text == "never") return std::optional<Duration>(kNever);
-  std::uint32_t number = 0;
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
-  const std::string_view unit_name(end, static_cast<std::size_t>(text.data() + text.size() - end));
-  for (const Unit& unit : kUnits) {
-    if (error != std::errc() || unit_name != unit.name) continue;
-    const std::int64_t most = limits::kHoldTimeMax / unit.duration;
-    if (number > most || number * unit.duration < limits::kHoldTimeMin) break;
-    return std::optional<Duration>(number * unit.duration);
-  }
+  const auto time = parse_time_text(text, kHoldUnits, limits::kHoldTimeMax);
+  if (time.has_value() && *time >= limits::kHoldTimeMin) return time;
   return Error(ErrorCode::invalid_argument,
                "'" + std::string(text.substr(0, 20)) + "' is no time from " +
                    format_hold_time(limits::kHoldTimeMin) + " to " +
@@ -49,13 +37,7 @@ Result<std::optional<Duration>> parse_hold_time(std::string_view text) {
 }
 
 std::string format_hold_time(Duration time) {
-  if (time == kNever) return "never";
-  for (const Unit* unit = std::end(kUnits) - 1; unit != kUnits; --unit) {
-    if (time % unit->duration == Duration{}) {
-      return std::to_string(time / unit->duration) + std::string(unit->name);
-    }
-  }
-  return std::to_string(time / 1ms) + "ms";
+  return time == kNever ? "never" : format_time_text(time, kHoldUnits);
 }
 
 Result<void> apply_hold_setting(HoldSettings& settings, std::string_view name,

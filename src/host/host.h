@@ -125,6 +125,7 @@ class Host {
   Result<void> check_running() const;
   Result<PoolEntry*> find_pool(const std::string& name) const;       // open or not
   Result<PoolEntry*> find_open_pool(const std::string& name) const;  // failed: says why
+  Result<std::vector<std::string>> pools_meant(const std::string& pool) const;
   HostState state() const;
   Task<std::string> save_state();  // empty, or a warning for the answer
   Task<void> retry_saving();
@@ -266,8 +267,8 @@ class Host {
   std::map<VolumeName, std::unique_ptr<Attachment>> attachments_;
   std::vector<std::unique_ptr<ServiceLoop>> loops_;
   std::map<VolumeName, std::unique_ptr<Transfer>> transfers_;      // by what is served
-  std::map<VolumeName, FlattenReport> flattens_;  // running, or ended not long ago
-  std::set<VolumeName> cancelled_flattens_;       // running ones that are to stop
+  std::map<VolumeName, FlattenReport> flattens_;                   // running, or ended not long ago
+  std::set<VolumeName> cancelled_flattens_;                        // running ones that are to stop
   std::map<VolumeName, HoldSettings> volume_holds_;                // but empty ones
   std::map<std::string, std::unique_ptr<MachinePause>> machines_;  // by the path of the monitor
   std::vector<std::string> paused_before_;  // by a daemon before; until machines_ has them

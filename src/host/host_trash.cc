@@ -335,13 +335,7 @@ std::string Host::trash_advice(const PoolEntry& entry) const {
 
 Task<Result<std::vector<TrashReport>>> Host::list_trash(std::string pool) {
   CO_TRY(check_running());
-  std::vector<std::string> names;
-  if (pool.empty()) {
-    for (const auto& [name, entry] : pools_) names.push_back(name);
-  } else {
-    CO_TRY(find_open_pool(pool));
-    names.push_back(pool);
-  }
+  CO_TRY_ASSIGN(const std::vector<std::string> names, pools_meant(pool));
   std::vector<TrashReport> reports;
   for (const std::string& name : names) {
     auto found = find_open_pool(name);

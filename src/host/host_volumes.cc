@@ -278,16 +278,21 @@ Task<Result<std::vector<VolumeReport>>> Host::report_volumes(PoolEntry& entry, s
                   "the storage of pool '" + pool + "' cannot be asked now: " + why);
 }
 
+// One, which is open, or all.
+Result<std::vector<std::string>> Host::pools_meant(const std::string& pool) const {
+  if (!pool.empty()) {
+    TRY(find_open_pool(pool));
+    return std::vector{pool};
+  }
+  std::vector<std::string> names;
+  for (const auto& [name, entry] : pools_) names.push_back(name);
+  return names;
+}
+
 Task<Result<std::vector<VolumeReport>>> Host::list_volumes(std::string pool) {
   CO_TRY(check_running());
   co_await refresh(false);
-  std::vector<std::string> names;
-  if (pool.empty()) {
-    for (const auto& [name, entry] : pools_) names.push_back(name);
-  } else {
-    CO_TRY(find_open_pool(pool));
-    names.push_back(pool);
-  }
+  CO_TRY_ASSIGN(const std::vector<std::string> names, pools_meant(pool));
   std::vector<VolumeReport> reports;
   for (const std::string& name : names) {
     const auto at = pools_.find(name);
