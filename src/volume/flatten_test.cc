@@ -18,11 +18,6 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr std::uint64_t kVolumeBytes = 4 * kMiB;
-constexpr std::uint64_t kBlocks = kVolumeBytes / kBlockBytes;
-
-using Content = std::map<std::uint64_t, std::uint8_t>;  // blocks that are not zeros
-
 // Copies where it could link, or fails, when it is told so.
 class AdoptingPool final : public ForwardingPool {
  public:
@@ -45,7 +40,7 @@ class AdoptingPool final : public ForwardingPool {
 };
 
 // A parent (volume 1) with a snapshot "base" and, after it, other content; a clone of that (2).
-class FlattenTest : public VolumeFixture, public testing::WithParamInterface<bool> {
+class FlattenTest : public ContentFixture, public testing::WithParamInterface<bool> {
  protected:
   FlattenTest() {
     create_volume(1, kVolumeBytes);
@@ -64,58 +59,12 @@ class FlattenTest : public VolumeFixture, public testing::WithParamInterface<boo
     }
   }
 
-  std::unique_ptr<Volume> open(unsigned number) {
-    auto opened = run(Volume::open(*loop_, adopting_, id_of(number), options_));
-    EXPECT_TRUE(opened.ok()) << (opened.ok() ? "" : opened.error().message());
-    return std::move(opened).value();
-  }
-  void close(std::unique_ptr<Volume>& volume) {
-    ASSERT_TRUE(run(volume->close()).ok());
-    volume.reset();
-  }
+  Pool& pool() override { return adopting_; }
   // Without a word, but nothing may be on its way to the kernel.
   void die(std::unique_ptr<Volume>& volume) {
     wait_until_clean(*volume);
     loop_->run_until([] { return false; }, 100ms);
     volume.reset();
-  }
-  void write(Volume& volume, Content& content, std::uint64_t block, std::uint8_t value) {
-    std::vector<std::byte> bytes(kBlockBytes, static_cast<std::byte>(value));
-    ASSERT_EQ(submit(volume, BlockOperation::write, block, bytes.data()), BlockStatus::ok);
-    content[block] = value;
-  }
-  void fill(Volume& volume, Content& content, std::uint64_t blocks = kBlocks) {
-    for (std::uint64_t block = 0; block < blocks; ++block) {
-      write(volume, content, block, static_cast<std::uint8_t>(1 + random_() % 255));
-    }
-  }
-  void expect_content(Volume& volume, const Content& content) {
-    std::vector<std::byte> bytes(kBlockBytes);
-    for (std::uint64_t block = 0; block < kBlocks; ++block) {
-      ASSERT_EQ(submit(volume, BlockOperation::read, block, bytes.data()), BlockStatus::ok);
-      const auto at = content.find(block);
-      const auto value = static_cast<std::byte>(at == content.end() ? 0 : at->second);
-      ASSERT_EQ(bytes, std::vector<std::byte>(kBlockBytes, value)) << "block " << block;
-    }
-  }
-  void take(Volume& volume, const std::string& name) {
-    const auto taken = run(volume.create_snapshot(name));
-    ASSERT_TRUE(taken.ok()) << taken.error().message();
-  }
-  void expect_snapshot(unsigned volume, const std::string& name, const Content& content) {
-    auto view = run(Volume::open_snapshot(*loop_, adopting_, id_of(volume), name, options_));
-    ASSERT_TRUE(view.ok()) << view.error().message();
-    expect_content(**view, content);
-    close(*view);
-  }
-  void clone(unsigned from, const std::string& snapshot, unsigned to) {
-    VolumeCloneOptions options;
-    options.parent = id_of(from);
-    options.snapshot = snapshot;
-    options.id = id_of(to);
-    options.name = "clone" + std::to_string(to);
-    const auto cloned = run(Volume::clone(*loop_, adopting_, options));
-    ASSERT_TRUE(cloned.ok()) << cloned.error().message();
   }
   // Segment by segment. Returns how many there were.
   std::uint64_t flatten(Volume& volume) {
@@ -140,27 +89,11 @@ class FlattenTest : public VolumeFixture, public testing::WithParamInterface<boo
     ASSERT_TRUE(run(pool_->remove_volume(id_of(1))).ok());
     EXPECT_FALSE(fs::exists(directory_of(1)));
   }
-  fs::path directory_of(unsigned number) {
-    return fs::path(directory_.path()) / "pool/volumes" / id_of(number).to_string();
-  }
-  std::size_t files(unsigned volume, const std::string& prefix) {
-    std::size_t count = 0;
-    for (const auto& file : fs::directory_iterator(directory_of(volume))) {
-      count += file.path().filename().string().starts_with(prefix) ? 1 : 0;
-    }
-    return count;
-  }
-
   AdoptingPool adopting_{*pool_};
-  VolumeOptions options_{.checkpoint_log_bytes = 4 * kMiB,
-                         .checkpoint_idle = 20ms,
-                         .cleaner_start_percent = 10,
-                         .cleaner_stop_percent = 5};
   std::unique_ptr<Volume> parent_;
   std::unique_ptr<Volume> clone_;
   Content parent_content_;
   Content clone_content_;
-  std::mt19937_64 random_{1};
 };
 
 // Where it does not matter how.

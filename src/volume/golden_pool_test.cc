@@ -278,8 +278,10 @@ class GoldenPoolTest : public testing::Test {
   void expect_content(const Bytes& expected) {
     Bytes bytes(expected.size());
     ASSERT_EQ(submit(BlockOperation::read, 0, bytes.size(), bytes.data(), false), BlockStatus::ok);
+    // Bytes one by one take seconds in a build without optimisation.
+    if (std::memcmp(bytes.data(), expected.data(), bytes.size()) == 0) return;
     const auto [is, should] = std::mismatch(bytes.begin(), bytes.end(), expected.begin());
-    EXPECT_TRUE(is == bytes.end()) << "byte " << is - bytes.begin();
+    ADD_FAILURE() << "byte " << is - bytes.begin();
   }
   void expect_allocation() {
     const auto state_of = [&](std::uint64_t block) {

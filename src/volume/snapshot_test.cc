@@ -20,92 +20,22 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr std::uint64_t kVolumeBytes = 4 * kMiB;
-constexpr std::uint64_t kBlocks = kVolumeBytes / kBlockBytes;
-
-using Content = std::map<std::uint64_t, std::uint8_t>;  // blocks that are not zeros
-
-class SnapshotTest : public VolumeFixture {
+class SnapshotTest : public ContentFixture {
  protected:
   SnapshotTest() {
     create_volume(1, kVolumeBytes);
     volume_ = open(1);
   }
 
-  std::unique_ptr<Volume> open(unsigned number) {
-    auto opened = run(Volume::open(*loop_, *pool_, id_of(number), options_));
-    EXPECT_TRUE(opened.ok()) << (opened.ok() ? "" : opened.error().message());
-    return std::move(opened).value();
-  }
-  void close(std::unique_ptr<Volume>& volume) {
-    ASSERT_TRUE(run(volume->close()).ok());
-    volume.reset();
-  }
   void reopen() {
     close(volume_);
     volume_ = open(1);
   }
-  void write(Volume& volume, Content& content, std::uint64_t block, std::uint8_t value) {
-    std::vector<std::byte> bytes(kBlockBytes, static_cast<std::byte>(value));
-    ASSERT_EQ(submit(volume, BlockOperation::write, block, bytes.data()), BlockStatus::ok);
-    content[block] = value;
-  }
-  void fill(Volume& volume, Content& content, std::uint64_t blocks = kBlocks) {
-    for (std::uint64_t block = 0; block < blocks; ++block) {
-      write(volume, content, block, static_cast<std::uint8_t>(1 + random_() % 255));
-    }
-  }
-  void expect_content(Volume& volume, const Content& content) {
-    std::vector<std::byte> bytes(kBlockBytes);
-    for (std::uint64_t block = 0; block < volume.info().size_bytes / kBlockBytes; ++block) {
-      ASSERT_EQ(submit(volume, BlockOperation::read, block, bytes.data()), BlockStatus::ok);
-      const auto at = content.find(block);
-      const auto value = static_cast<std::byte>(at == content.end() ? 0 : at->second);
-      ASSERT_EQ(bytes, std::vector<std::byte>(kBlockBytes, value)) << "block " << block;
-    }
-  }
-  void take(const std::string& name) {
-    const auto taken = run(volume_->create_snapshot(name));
-    ASSERT_TRUE(taken.ok()) << taken.error().message();
-  }
-  void expect_snapshot(unsigned volume, const std::string& name, const Content& content) {
-    auto view = run(Volume::open_snapshot(*loop_, *pool_, id_of(volume), name, options_));
-    ASSERT_TRUE(view.ok()) << view.error().message();
-    expect_content(**view, content);
-    std::vector<std::byte> bytes(kBlockBytes);
-    EXPECT_EQ(submit(**view, BlockOperation::write, 0, bytes.data()), BlockStatus::read_only);
-    close(*view);
-  }
-  void clone(unsigned from, const std::string& snapshot, unsigned to) {
-    VolumeCloneOptions options;
-    options.parent = id_of(from);
-    options.snapshot = snapshot;
-    options.id = id_of(to);
-    options.name = "clone" + std::to_string(to);
-    const auto cloned = run(Volume::clone(*loop_, *pool_, options));
-    ASSERT_TRUE(cloned.ok()) << cloned.error().message();
-  }
-  fs::path directory_of(unsigned number) {
-    return fs::path(directory_.path()) / "pool/volumes" / id_of(number).to_string();
-  }
-  std::set<std::string> file_names(unsigned volume, const std::string& prefix) {
-    std::set<std::string> names;
-    for (const auto& file : fs::directory_iterator(directory_of(volume))) {
-      const std::string name = file.path().filename().string();
-      if (name.starts_with(prefix)) names.insert(name);
-    }
-    return names;
-  }
-  std::size_t files(unsigned volume, const std::string& prefix) {
-    return file_names(volume, prefix).size();
-  }
-  VolumeOptions options_{.checkpoint_log_bytes = 4 * kMiB,
-                         .checkpoint_idle = 20ms,
-                         .cleaner_start_percent = 10,
-                         .cleaner_stop_percent = 5};
+  using ContentFixture::take;
+  void take(const std::string& name) { take(*volume_, name); }
+
   std::unique_ptr<Volume> volume_;
   Content head_;
-  std::mt19937_64 random_{1};
 };
 
 TEST_F(SnapshotTest, ASnapshotShowsItsMomentWhateverComesLater) {

@@ -5,10 +5,14 @@
 
 #include <gtest/gtest.h>
 
+#include <cstring>
+#include <filesystem>
 #include <functional>
+#include <map>
 #include <memory>
 #include <optional>
 #include <random>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -100,6 +104,87 @@ class VolumeFixture : public testing::Test {
   std::unique_ptr<Loop> loop_;
   std::unique_ptr<Disk> disk_;
   std::unique_ptr<Pool> pool_;
+};
+
+// Volumes of 4 MiB whose content is known, their snapshots and clones.
+class ContentFixture : public VolumeFixture {
+ protected:
+  static constexpr std::uint64_t kVolumeBytes = 4 * kMiB;
+  static constexpr std::uint64_t kBlocks = kVolumeBytes / kBlockBytes;
+  using Content = std::map<std::uint64_t, std::uint8_t>;  // blocks that are not zeros
+  // The pool that volumes are opened in.
+  virtual Pool& pool() { return *pool_; }
+
+  std::unique_ptr<Volume> open(unsigned number) {
+    auto opened = run(Volume::open(*loop_, pool(), id_of(number), options_));
+    EXPECT_TRUE(opened.ok()) << (opened.ok() ? "" : opened.error().message());
+    return std::move(opened).value();
+  }
+  void close(std::unique_ptr<Volume>& volume) {
+    ASSERT_TRUE(run(volume->close()).ok());
+    volume.reset();
+  }
+  void write(Volume& volume, Content& content, std::uint64_t block, std::uint8_t value) {
+    std::vector<std::byte> bytes(kBlockBytes, static_cast<std::byte>(value));
+    ASSERT_EQ(submit(volume, BlockOperation::write, block, bytes.data()), BlockStatus::ok);
+    content[block] = value;
+  }
+  void fill(Volume& volume, Content& content, std::uint64_t blocks = kBlocks) {
+    for (std::uint64_t block = 0; block < blocks; ++block) {
+      write(volume, content, block, static_cast<std::uint8_t>(1 + random_() % 255));
+    }
+  }
+  void expect_content(Volume& volume, const Content& content) {
+    std::vector<std::byte> bytes(kBlockBytes);
+    for (std::uint64_t block = 0; block < volume.info().size_bytes / kBlockBytes; ++block) {
+      ASSERT_EQ(submit(volume, BlockOperation::read, block, bytes.data()), BlockStatus::ok);
+      const auto at = content.find(block);
+      const auto value = static_cast<std::byte>(at == content.end() ? 0 : at->second);
+      const std::vector<std::byte> expected(kBlockBytes, value);
+      ASSERT_EQ(std::memcmp(bytes.data(), expected.data(), kBlockBytes), 0) << "block " << block;
+    }
+  }
+  void take(Volume& volume, const std::string& name) {
+    const auto taken = run(volume.create_snapshot(name));
+    ASSERT_TRUE(taken.ok()) << taken.error().message();
+  }
+  void expect_snapshot(unsigned volume, const std::string& name, const Content& content) {
+    auto view = run(Volume::open_snapshot(*loop_, pool(), id_of(volume), name, options_));
+    ASSERT_TRUE(view.ok()) << view.error().message();
+    expect_content(**view, content);
+    std::vector<std::byte> bytes(kBlockBytes);
+    EXPECT_EQ(submit(**view, BlockOperation::write, 0, bytes.data()), BlockStatus::read_only);
+    close(*view);
+  }
+  void clone(unsigned from, const std::string& snapshot, unsigned to) {
+    VolumeCloneOptions options;
+    options.parent = id_of(from);
+    options.snapshot = snapshot;
+    options.id = id_of(to);
+    options.name = "clone" + std::to_string(to);
+    const auto cloned = run(Volume::clone(*loop_, pool(), options));
+    ASSERT_TRUE(cloned.ok()) << cloned.error().message();
+  }
+  std::filesystem::path directory_of(unsigned number) {
+    return std::filesystem::path(pool_path()) / "volumes" / id_of(number).to_string();
+  }
+  std::set<std::string> file_names(unsigned volume, const std::string& prefix) {
+    std::set<std::string> names;
+    for (const auto& file : std::filesystem::directory_iterator(directory_of(volume))) {
+      const std::string name = file.path().filename().string();
+      if (name.starts_with(prefix)) names.insert(name);
+    }
+    return names;
+  }
+  std::size_t files(unsigned volume, const std::string& prefix) {
+    return file_names(volume, prefix).size();
+  }
+
+  VolumeOptions options_{.checkpoint_log_bytes = 4 * kMiB,
+                         .checkpoint_idle = 20ms,
+                         .cleaner_start_percent = 10,
+                         .cleaner_stop_percent = 5};
+  std::mt19937_64 random_{1};
 };
 
 // One volume of 8 MiB, each block of which is known by its last version.
