@@ -26,6 +26,10 @@ class SnapshotTest : public ContentFixture {
     create_volume(1, kVolumeBytes);
     volume_ = open(1);
   }
+  // What it does in the background ends with it, before the disk goes.
+  ~SnapshotTest() override {
+    if (volume_ != nullptr) close(volume_);
+  }
 
   void reopen() {
     close(volume_);
