@@ -34,7 +34,10 @@ class ThickTest : public StampedVolumeFixture {
     options_ = VolumeOptions{.checkpoint_idle = 20ms};
     create_volume(kNumber, kVolumeBytes, true);
   }
-  ~ThickTest() override { volume_.reset(); }
+  // What it does in the background ends with it, before its pool and the disk go.
+  ~ThickTest() override {
+    if (volume_ != nullptr) close();
+  }
 
   Pool& pool() override { return full_; }
   void look() override {
