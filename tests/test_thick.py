@@ -239,8 +239,10 @@ class Thick(HoldfastTest):
         for _ in range(2):
             self.assertTrue(self.daemon.call("volume", "convert", "pool/disk", "--thick")["thick"])
             report = self.wait_until_preallocated()
-            time.sleep(1)
-            self.assertGreaterEqual(self.daemon.volume()["allocated_bytes"], report["total_bytes"])
+            # A look may miss files that are renamed meanwhile; not every look does.
+            programs.wait_until(
+                lambda: self.daemon.volume()["allocated_bytes"] >= report["total_bytes"], 10,
+                "all of its space to be seen in one look")
             self.assertFalse(self.daemon.call("volume", "convert", "pool/disk", "--thin")["thick"])
             programs.wait_until(lambda: not self.segment_files()["spare"], 30,
                                 "the spares to be given back")
