@@ -322,10 +322,21 @@ Task<Result<std::unique_ptr<File>>> SegmentStore::create_file(SegmentId segment,
     ++spare_changes_;
     Result<std::unique_ptr<File>> file = co_await pool_.create_segment_from(spare, segment);
     std::erase(taken_, spare);
+    if (!file.ok() && !is_thick()) co_await remove_stray(spare);
     // Gone: the host removed it as a surplus, or a rename of ours had been done after all.
     if (file.ok() || file.error().code() != ErrorCode::not_found) co_return file;
   }
   co_return co_await pool_.create_segment(segment, purpose_of(stream));
+}
+
+// A spare of a volume that has become thin meanwhile: whoever gave its spares back may have listed
+// them before this one.
+Task<void> SegmentStore::remove_stray(SpareId spare) {
+  const Result<void> removed = co_await pool_.remove_spare(spare);
+  // What is left is given back when the pool is opened again.
+  if (!removed.ok() && removed.error().code() != ErrorCode::not_found) {
+    log_warning(removed.error().message());
+  }
 }
 
 // A log that has used up its spares waits for the cleaner. That does not last: while so few are
@@ -429,6 +440,7 @@ Task<Result<void>> SegmentStore::remove_listed(SegmentId segment) {
           std::find(spares_.begin(), spares_.end(), spare.value()) != spares_.end();
       if (is_thick() && !is_known) spares_.push_back(spare.value());
       ++spare_changes_;
+      if (!is_thick()) co_await remove_stray(spare.value());
       co_return Result<void>{};
     }
     if (spare.error().code() == ErrorCode::not_found) co_return Result<void>{};

@@ -207,6 +207,7 @@ class SegmentStore final : public PageStorage {
   void let_go(Segment& segment);
   Task<Result<void>> adopt_from_any_place(SegmentNumber segment);
   Task<Result<std::unique_ptr<File>>> create_file(SegmentId segment, format::SegmentStream stream);
+  Task<void> remove_stray(SpareId spare);
   Task<void> wait_for_spare();
   std::byte* entry_bytes(SegmentNumber segment) const;
   void count_sealed(SegmentNumber number, const format::SegmentEntry& entry, bool add);

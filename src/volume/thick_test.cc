@@ -3,6 +3,10 @@
 // A thick volume in a pool that is full for everybody: it writes on, in what is its own.
 #include <gtest/gtest.h>
 
+#include <functional>
+#include <utility>
+#include <vector>
+
 #include "pool/preallocation.h"
 #include "pool/testing_forwarding_pool.h"
 #include "volume/testing_volume.h"
@@ -17,7 +21,12 @@ class FullPool final : public ForwardingPool {
   using ForwardingPool::ForwardingPool;
   bool full = false;
   std::uint64_t refusals = 0;
+  std::function<void()> on_recycle;  // called once, when a segment is about to become a spare
 
+  Task<Result<SpareId>> recycle_segment(SegmentId segment) override {
+    if (on_recycle) std::exchange(on_recycle, nullptr)();
+    co_return co_await below_.recycle_segment(segment);
+  }
   Task<Result<std::unique_ptr<File>>> create_segment(SegmentId segment,
                                                      SegmentPurpose purpose) override {
     if (full) {
@@ -131,6 +140,27 @@ TEST_F(ThickTest, ItBecomesThinAndThickWhileItIsWritten) {
   overwrite_at_random(4 * kBlocks);
   EXPECT_FALSE(was_held_);
   EXPECT_EQ(verify(), 0u);
+}
+
+TEST_F(ThickTest, ASegmentThatIsRecycledWhileItBecomesThinLeavesNoSpare) {
+  preallocate_all();
+  open();
+  write_everything();
+  bool is_thin = false;
+  full_.on_recycle = [&] {
+    volume_->set_thick(false);
+    is_thin = true;
+  };
+  const std::vector<SpareId> listed = run(full_.list_spares(id_)).value();
+  for (const SpareId& spare : listed) {
+    ASSERT_TRUE(run(full_.remove_spare(spare)).ok());
+  }
+  while (!is_thin) {
+    overwrite_at_random(kBlocks / 4);
+    ASSERT_TRUE(run(volume_->checkpoint()).ok());
+  }
+  close();
+  EXPECT_EQ(files().spares, 0u);
 }
 
 TEST_F(ThickTest, AShortSegmentOfAThinTimeIsLetGoWhereThereIsNoSpaceForAllOfIt) {
