@@ -14,7 +14,7 @@ import time
 import unittest
 
 from support import fio, guest, mounts, programs
-from support.daemon import MIB, HoldfastTest
+from support.daemon import MIB, CommandFailed, HoldfastTest
 from support.fault_fs import FaultFs
 from support.guest_test import GuestTest, Load
 from support.storage_daemon import StorageDaemon
@@ -341,8 +341,15 @@ class PoolOnBadStorage(FaultTest):
             programs.stop(writer)
             answer = self.daemon.call("detach", "pool/disk")
             self.assertIn("still holds requests", answer["warning"])
-        programs.wait_until(lambda: self.daemon.volume()["attachment"] is None, 60,
-                            "the volume to be closed")
+
+        # Storage that was just asked too much may still refuse questions for a moment.
+        def is_closed():
+            try:
+                return self.daemon.volume()["attachment"] is None
+            except CommandFailed:
+                return False
+
+        programs.wait_until(is_closed, 60, "the volume to be closed")
         uri = self.daemon.call("attach", "pool/disk")["uri"]
         self.qemu_io(uri, "write -P 4 0 8M", "flush", "read -P 4 0 8M")
 
