@@ -128,6 +128,7 @@ class SimHost final : public Executor {
   Scheduler& scheduler() { return scheduler_; }
 
   MonotonicTime now() const override { return scheduler_.now(); }
+  BootTime boot_time() const override { return BootTime(now().time_since_epoch()); }
   WallTime wall_time() const override;
   std::uint64_t random() override { return prng_.next(); }
   void post(std::function<void()> function) override;

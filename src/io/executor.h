@@ -90,7 +90,8 @@ class Executor {
  public:
   virtual ~Executor() = default;
 
-  virtual MonotonicTime now() const = 0;  // of the current turn; cheap
+  virtual MonotonicTime now() const = 0;   // of the current turn; cheap
+  virtual BootTime boot_time() const = 0;  // of this very moment
   virtual WallTime wall_time() const = 0;
   // Cryptographic quality is not promised: for identities and back-off jitter.
   virtual std::uint64_t random() = 0;

@@ -270,6 +270,12 @@ void Loop::update_now() {
   now_ = MonotonicTime(std::chrono::seconds(time.tv_sec) + Duration(time.tv_nsec));
 }
 
+BootTime Loop::boot_time() const {
+  timespec time{};
+  clock_gettime(CLOCK_BOOTTIME, &time);
+  return BootTime(std::chrono::seconds(time.tv_sec) + Duration(time.tv_nsec));
+}
+
 void Loop::fill_submission_queue() {
   while (LoopOperation* operation = waiting_operations_.front()) {
     io_uring_sqe* entry = io_uring_get_sqe(&ring_->uring);

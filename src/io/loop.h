@@ -87,6 +87,7 @@ class Loop final : public Executor {
   void run_turn(Duration wait_max);
 
   MonotonicTime now() const override { return now_; }
+  BootTime boot_time() const override;
   WallTime wall_time() const override;
   std::uint64_t random() override;
   void post(std::function<void()> function) override { posted_.push_back(std::move(function)); }

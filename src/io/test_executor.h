@@ -19,6 +19,7 @@ class TestExecutor final : public Executor {
   explicit TestExecutor(std::uint64_t seed = 1) : random_state_(seed) {}
 
   MonotonicTime now() const override { return now_; }
+  BootTime boot_time() const override { return BootTime(now_.time_since_epoch()); }
   WallTime wall_time() const override {
     return WallTime{
         1'700'000'000 +

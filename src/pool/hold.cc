@@ -30,6 +30,8 @@ std::string_view hold_reason_text(HoldReason reason) {
       return "path failure";
     case HoldReason::stall:
       return "storage does not answer";
+    case HoldReason::lease:
+      return "lease not renewed";
   }
   return "unknown";
 }

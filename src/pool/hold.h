@@ -24,8 +24,8 @@
 
 namespace holdfast {
 
-enum class HoldReason { none, space, path, stall };
-// "none", "pool full", "path failure", "storage does not answer"
+enum class HoldReason { none, space, path, stall, lease };
+// "none", "pool full", "path failure", "storage does not answer", "lease not renewed"
 std::string_view hold_reason_text(HoldReason reason);
 
 // none: final.

@@ -18,6 +18,7 @@
 #include "base/result.h"
 #include "block/block_device.h"
 #include "io/executor.h"
+#include "pool/fence.h"
 #include "pool/hold.h"
 #include "pool/pool.h"
 
@@ -97,6 +98,9 @@ struct VolumeOptions {
   std::uint32_t cleaner_stop_percent = limits::kCleanerStopPercent;
   // After trims, when the guest is idle, it works until garbage is at most this.
   std::uint32_t cleaner_idle_percent = limits::kCleanerIdlePercent;
+  // In a shared pool: the ownership under which it is opened for writing, whose epoch becomes its
+  // own. Without one (a local pool, a view) nobody else can be there.
+  std::shared_ptr<const Fence> fence;
   // While the volume is being opened, points to what it is held by; null before and after. The
   // pointer that this points to outlives the opening.
   const HoldState** opening_hold = nullptr;
