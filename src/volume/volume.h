@@ -100,7 +100,7 @@ struct VolumeOptions {
   std::uint32_t cleaner_idle_percent = limits::kCleanerIdlePercent;
   // In a shared pool: the ownership under which it is opened for writing, whose epoch becomes its
   // own. Without one (a local pool, a view) nobody else can be there.
-  std::shared_ptr<const Fence> fence;
+  std::shared_ptr<const Fence> fence = nullptr;
   // While the volume is being opened, points to what it is held by; null before and after. The
   // pointer that this points to outlives the opening.
   const HoldState** opening_hold = nullptr;
