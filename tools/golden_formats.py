@@ -21,6 +21,7 @@ TESTDATA = SOURCE / "src" / "format" / "testdata"
 CORPUS = SOURCE / "fuzz" / "corpus"
 VOLUME_NAME = "fedcba98-7654-4210-8123-456789abcdef"
 VOLUME = bytes.fromhex(VOLUME_NAME.replace("-", ""))
+SPACE_NAME = "0f1e2d3c-4b5a-4978-8695-a4b3c2d1e0f0"  # a pool's id
 PARENT = bytes.fromhex("00112233445546778899aabbccddeeff")
 
 
@@ -175,6 +176,49 @@ def volume_record():
     return sealed(b"HFVL", body + b"vm-1.disk_0".ljust(64, b"\0"))
 
 
+def lease_checksum(data):
+    crc = 0xFFFFFFFE
+    for byte in data:
+        crc = (crc >> 8) ^ TABLE[(crc ^ byte) & 0xFF]
+    return crc
+
+
+assert lease_checksum(b"123456789") == 0xE8C7BB34
+
+
+def lease_leader(magic, version, flags, sector, numbers, names, timestamp, behind, host_bits=()):
+    """`numbers`: hosts, hosts max, owner id, owner generation, lver. `behind` the checksum: I/O
+    timeout, write id, write generation, write timestamp."""
+    head = struct.pack("<IIII5Q", magic, version, flags, sector, *numbers)
+    head += b"".join(name.encode().ljust(48, b"\0") for name in names)
+    head += struct.pack("<QQ", timestamp, 0)
+    record = head + struct.pack("<IHHQQQ", lease_checksum(head), 0, *behind)
+    bits = sum(1 << (host - 1) for host in host_bits)
+    return (record.ljust(256, b"\0") + bits.to_bytes(256, "little")).ljust(sector, b"\0")
+
+
+def lease_host():
+    return lease_leader(0x12212010, 0x00030004, 0x10, 512, (0, 1, 1999, 0x0102030405, 0),
+                        (SPACE_NAME, "host-c.00c0ffee00c0ffee" + "x" * 25), 0x0A0B0C0D,
+                        (5, 0x21, 0x22, 0x23), (1, 10, 2000))
+
+
+def lease_volume():
+    return lease_leader(0x06152010, 0x00060004, 0x81, 4096,
+                        (1000, 2000, 3, 0x0102030405, 0x1112131415), (SPACE_NAME, VOLUME_NAME),
+                        0x0A0B0C0D, (0, 4, 0x22, 0x23))
+
+
+def lease_block():
+    head = struct.pack("<6Q", 0x0FA3, 0x07D3, 3, 0x0102030405, 0x0A0B0C0D, 0x1112131415)
+    mode = struct.pack("<IIQ", 1, 0, 0x2122232425)
+    return (head + struct.pack("<II", lease_checksum(head), 1)).ljust(128, b"\0") + mode
+
+
+def lease_request():
+    return struct.pack("<IIQII", 0x08292011, 0x00010001, 0x1112131416, 2, 0)
+
+
 def changed(data, offset, value):
     return data[:offset] + value + data[offset + len(value):]
 
@@ -200,6 +244,11 @@ def write_seeds():
                         "newer": (1, changed(pool_record(), 8, b"\2"))},
         "volume_record": {"golden": (0, volume_record()), "resealed": (1, volume_record()),
                           "behind_name": (1, changed(volume_record(), 60, b"x"))},
+        "lease_block": {"host": (2, lease_host()), "host_resealed": (3, lease_host()),
+                        "volume": (4, lease_volume()), "volume_resealed": (5, lease_volume()),
+                        "short_sector": (3, changed(lease_host(), 12, b"\0\x10")),
+                        "block": (6, lease_block()), "block_resealed": (7, lease_block()),
+                        "request": (0, lease_request()), "empty": (6, b"")},
     }
     for target, inputs in seeds.items():
         folder = CORPUS / target
@@ -369,7 +418,9 @@ def main():
              "page_map_leaf": map_leaf(), "page_map_inner": map_inner(),
              "page_segment_leaf": segment_leaf(), "page_segment_leaf_kept": segment_leaf_kept(),
              "root": root(), "root_of_clone": root_of_clone(),
-             "root_of_clone_lineage": root_of_clone_lineage(), "snapshot": snapshot()}
+             "root_of_clone_lineage": root_of_clone_lineage(), "snapshot": snapshot(),
+             "lease_host": lease_host(), "lease_volume": lease_volume(),
+             "lease_block": lease_block(), "lease_request": lease_request()}
     texts = {f"{name}.hex": dump(data) for name, data in files.items()}
     texts["pool_v1_rewritten.dump"] = dump_pool(rewritten_pool())
     bad = 0
