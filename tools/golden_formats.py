@@ -171,6 +171,12 @@ def pool_record():
     return sealed(b"HFPL", body)
 
 
+def pool_record_shared():
+    body = struct.pack("<II", 1, 1) + PARENT
+    body += struct.pack("<QQQQQ", 32 << 20, 0x0102030405, 0x8000000000000001, 0, 1)
+    return sealed(b"HFPL", body + struct.pack("<HH", 7, 60))
+
+
 def volume_record():
     body = struct.pack("<II", 1, 1) + VOLUME + struct.pack("<Q", 0x66554433)
     return sealed(b"HFVL", body + b"vm-1.disk_0".ljust(64, b"\0"))
@@ -241,6 +247,7 @@ def write_seeds():
                               + root_of_clone_lineage())},
         "pool_record": {"golden": (0, pool_record()), "resealed": (1, pool_record()),
                         "features": (1, changed(pool_record(), 64, b"\3\0\1")),
+                        "shared": (1, pool_record_shared()),
                         "newer": (1, changed(pool_record(), 8, b"\2"))},
         "volume_record": {"golden": (0, volume_record()), "resealed": (1, volume_record()),
                           "behind_name": (1, changed(volume_record(), 60, b"x"))},
@@ -397,17 +404,44 @@ def check_pool(dump, contents, replays):
                     for name, blocks in contents.items()])
 
 
-def check_listing(dump, expected):
+def listing(pool):
     """The lines of `read_pool.py POOL`."""
     import contextlib
     import io
     from read_pool import list_pool
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        list_pool(pool)
+    return out.getvalue().splitlines()
+
+
+def check_listing(dump, expected):
     with tempfile.TemporaryDirectory() as directory:
         unpack(dump, Path(directory))
-        out = io.StringIO()
-        with contextlib.redirect_stdout(out):
-            list_pool(Path(directory))
-    return out.getvalue().splitlines() == expected
+        return listing(Path(directory)) == expected
+
+
+def check_leases():
+    """A shared pool of which only the records and the leases are there."""
+    names = (SPACE_NAME, VOLUME_NAME)
+    with tempfile.TemporaryDirectory() as directory:
+        pool = Path(directory)
+        volume = pool / "volumes" / VOLUME_NAME
+        volume.mkdir(parents=True)
+        (pool / "holdfast.pool").write_bytes(pool_record_shared())
+        (pool / "hosts").write_bytes((bytes(512 * 1998) + lease_host()).ljust(1 << 20, b"\0"))
+        (volume / "volume").write_bytes(volume_record())
+        lines = []
+        for timestamp in (77, 0):
+            leader = lease_leader(0x06152010, 0x00060004, 0x10, 512, (2000, 2000, 1999, 9, 12),
+                                  names, timestamp, (0, 0, 0, 0))
+            (volume / "lease").write_bytes(leader)
+            lines += [line for line in listing(pool) if not line.endswith("damaged")]
+    before = ["shared: I/O timeout 7 s, watchdog allowance 60 s",
+              f"host 1999: host-c.00c0ffee00c0ffee{'x' * 25}, generation {0x0102030405}, "
+              f"renewed at {0x0A0B0C0D} s of its clock", f"{VOLUME_NAME} vm-1.disk_0"]
+    return lines == [*before, "  lease: held by host 1999 (generation 9), epoch 12",
+                     *before, "  lease: free, epoch 12"]
 
 
 def main():
@@ -419,6 +453,7 @@ def main():
              "page_segment_leaf": segment_leaf(), "page_segment_leaf_kept": segment_leaf_kept(),
              "root": root(), "root_of_clone": root_of_clone(),
              "root_of_clone_lineage": root_of_clone_lineage(), "snapshot": snapshot(),
+             "pool_record_shared": pool_record_shared(),
              "lease_host": lease_host(), "lease_volume": lease_volume(),
              "lease_block": lease_block(), "lease_request": lease_request()}
     texts = {f"{name}.hex": dump(data) for name, data in files.items()}
@@ -444,6 +479,9 @@ def main():
              f"{VOLUME_NAME} golden", f"{VOLUME_NAME}@first", f"{VOLUME_NAME}@second"]
     if not check_pool(family, family_content(), [0]) or not check_listing(family, lines):
         print("pool_v1_family: docs/format.md does not lead to its content", file=sys.stderr)
+        bad += 1
+    if not check_leases():
+        print("docs/format.md does not lead to what the leases of a pool say", file=sys.stderr)
         bad += 1
     return 1 if bad else 0
 

@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A second implementation of the reader, written from docs/format.md alone. Writes nothing.
 
-  read_pool.py POOL_DIRECTORY                      lists volumes, also in the trash, and snapshots
+  read_pool.py POOL_DIRECTORY                      lists volumes, also in the trash, and snapshots;
+                                                   of a shared pool also who holds which lease
   read_pool.py POOL_DIRECTORY UUID[@NAME] FILE     writes the content of a volume, or of its
                                                    snapshot NAME, to FILE, sparse
 
@@ -16,12 +17,13 @@ import sys
 import uuid
 from pathlib import Path
 
-from golden_formats import BLOCK, crc32c
+from golden_formats import BLOCK, crc32c, lease_checksum
 
 NUMBERED = re.compile(r"(root|seg)-([0-9a-f]{16})-([0-9a-f]{16})$")
 SNAPSHOT = re.compile(r"snap-([0-9a-f]{16})$")
 TRASHED = re.compile(r"trashed-([0-9a-f]{16})-([0-9a-f]{16})$")
 FEATURES = 15  # cold segments, snapshots, lineage, adopted segments
+POOL_FEATURES = 1  # leases
 ANCESTORS_PER_BLOCK = 170
 HOLE, ZERO = 0, 1
 MAP, TABLE = 1, 2
@@ -235,7 +237,55 @@ class Volume:
         return damaged
 
 
+def lease_times(pool):
+    """(N, W) of a shared pool, else None."""
+    path = pool / "holdfast.pool"
+    if not path.exists():
+        return None
+    block = unsealed(path.read_bytes(), b"HFPL")
+    if block is None:
+        raise Damaged("the pool record is damaged")
+    features, = struct.unpack_from("<Q", block, 64)
+    if features & ~POOL_FEATURES != 0:
+        raise Damaged("the pool has unknown features")
+    return struct.unpack_from("<HH", block, 72) if features & 1 else None
+
+
+def lease_leader(sector, magic):
+    """Owner, generation, lver, resource name and timestamp; None unless it is an intact leader."""
+    if len(sector) != 512 or struct.unpack_from("<I", sector)[0] != magic:
+        return None
+    if struct.unpack_from("<I", sector, 168)[0] != lease_checksum(sector[:168]):
+        return None
+    name = sector[104:152].split(b"\0")[0].decode("ascii", "replace")
+    return *struct.unpack_from("<QQQ", sector, 32), name, struct.unpack_from("<Q", sector, 152)[0]
+
+
+def lease_lines(directory):
+    """What the leases of a shared pool say; not whether those hosts are still alive."""
+    if directory.name != "hosts":
+        leader = lease_leader((directory / "lease").read_bytes()[:512], 0x06152010)
+        if leader is None:
+            return ["  lease: damaged"]
+        owner, generation, lver, _, timestamp = leader
+        holder = f"held by host {owner} (generation {generation})" if timestamp else "free"
+        return [f"  lease: {holder}, epoch {lver}"]
+    lines, area = [], directory.read_bytes()
+    for host in range(1, 2001):
+        leader = lease_leader(area[512 * (host - 1):512 * host], 0x12212010)
+        if leader is None:
+            lines.append(f"host {host}: damaged")
+        elif leader[0] != 0:
+            state = f"renewed at {leader[4]} s of its clock" if leader[4] else "has left"
+            lines.append(f"host {host}: {leader[3]}, generation {leader[1]}, {state}")
+    return lines
+
+
 def list_pool(pool):
+    times = lease_times(pool)
+    if times is not None:
+        print(f"shared: I/O timeout {times[0]} s, watchdog allowance {times[1]} s")
+        print("".join(line + "\n" for line in lease_lines(pool / "hosts")), end="")
     for directory in sorted((pool / "volumes").iterdir()):
         if directory.name.startswith("."):
             continue
@@ -248,6 +298,8 @@ def list_pool(pool):
                 continue
             name = block[40:104].rstrip(b"\0").decode("ascii", "replace")
             print(directory.name, name, *([] if records else ["(in the trash)"]))
+            if times is not None:
+                print("".join(line + "\n" for line in lease_lines(directory)), end="")
             for snapshot in snapshots(directory):
                 print(f"{directory.name}@{snapshot}")
 
@@ -258,7 +310,11 @@ def main():
         return 2
     pool = Path(sys.argv[1])
     if len(sys.argv) == 2:
-        list_pool(pool)
+        try:
+            list_pool(pool)
+        except (Damaged, OSError) as error:
+            print(f"read_pool.py: cannot list {pool}: {error}", file=sys.stderr)
+            return 1
         return 0
     name, _, snapshot = sys.argv[2].partition("@")
     try:

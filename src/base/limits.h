@@ -33,6 +33,12 @@ inline constexpr std::size_t kFlattensMax = 16;         // at a time
 inline constexpr std::size_t kFlattenReportsMax = 256;  // of flattenings that have ended
 inline constexpr std::size_t kCloneDepthMax = 1000;  // ancestors whose segments a clone refers to
 
+// Leases of shared pools. sanlock keeps N in eight bits.
+inline constexpr std::uint16_t kLeaseIoTimeoutSecondsDefault = 5;  // N
+inline constexpr std::uint16_t kLeaseIoTimeoutSecondsMin = 1;
+inline constexpr std::uint16_t kLeaseIoTimeoutSecondsMax = 120;
+inline constexpr std::uint16_t kLeaseWatchdogSecondsMax = 3600;  // W
+
 // Records: one header block, then payload.
 inline constexpr std::uint32_t kRecordPayloadBlocksMax =
     127;  // with its header 512 KiB: records fill segments

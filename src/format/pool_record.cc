@@ -15,7 +15,7 @@ namespace {
 constexpr std::uint32_t kSharedFlag = 1;
 constexpr std::uint32_t kThickFlag = 1;
 constexpr std::uint64_t kKnownReadOnlyCompatibleFeatures = 0;
-constexpr std::uint64_t kKnownIncompatibleFeatures = 0;
+constexpr std::uint64_t kKnownIncompatibleFeatures = kFeatureLeases;
 
 // By bit. Names only: what this program can do says the mask above.
 constexpr std::array<std::string_view, 2> kIncompatibleFeatureNames = {
@@ -63,6 +63,12 @@ Result<void> check_features(const PoolRecord& record) {
   return {};
 }
 
+bool are_possible(const LeaseTimes& times) {
+  return times.io_timeout_seconds >= limits::kLeaseIoTimeoutSecondsMin &&
+         times.io_timeout_seconds <= limits::kLeaseIoTimeoutSecondsMax &&
+         times.watchdog_seconds <= limits::kLeaseWatchdogSecondsMax;
+}
+
 }  // namespace
 
 std::string incompatible_feature_name(unsigned bit) {
@@ -81,7 +87,12 @@ std::vector<std::byte> encode_pool_record(const PoolRecord& record) {
   out.put<std::uint64_t>(static_cast<std::uint64_t>(record.created.unix_seconds));
   out.put<std::uint64_t>(record.compatible_features);
   out.put<std::uint64_t>(record.read_only_compatible_features);
-  out.put<std::uint64_t>(record.incompatible_features);
+  const std::uint64_t leases = record.shared ? kFeatureLeases : 0;
+  out.put<std::uint64_t>((record.incompatible_features & ~kFeatureLeases) | leases);
+  if (record.shared) {
+    out.put<std::uint16_t>(record.lease_times.io_timeout_seconds);
+    out.put<std::uint16_t>(record.lease_times.watchdog_seconds);
+  }
   out.fill_rest_with_zeros();
   seal_block(bytes, kPoolRecordMagic);
   return bytes;
@@ -106,11 +117,22 @@ Result<PoolRecord> decode_pool_record(std::span<const std::byte> bytes) {
   record.incompatible_features = in.get<std::uint64_t>();
   // Before all else: a feature may give meaning to bytes that are reserved here.
   TRY(check_features(record));
+  const bool has_leases = (record.incompatible_features & kFeatureLeases) != 0;
+  if (has_leases) {
+    record.lease_times.io_timeout_seconds = in.get<std::uint16_t>();
+    record.lease_times.watchdog_seconds = in.get<std::uint16_t>();
+  }
   in.expect_zeros(in.remaining());
   if (!in.ok() || (flags & ~kSharedFlag) != 0) return corrupt(kWhat, "reserved bytes are not zero");
   if (version == 0 || record.id.is_nil() || record.segment_bytes < limits::kSegmentBytesMin ||
       record.segment_bytes > limits::kSegmentBytesMax || record.segment_bytes % kBlockBytes != 0) {
     return corrupt(kWhat, "its fields are out of range");
+  }
+  if (record.shared != has_leases) {
+    return corrupt(kWhat, "it is shared without leases, or has leases without being shared");
+  }
+  if (has_leases && !are_possible(record.lease_times)) {
+    return corrupt(kWhat, "the times of its leases are out of range");
   }
   return record;
 }

@@ -6,7 +6,8 @@
 // Pool record:
 //   0 u32 magic "HFPL"   4 u32 CRC-32C of bytes 8..4095   8 u32 format version   12 u32 flags (bit
 //   0 shared)   16 pool id (16)   32 u64 segment bytes   40 u64 created, seconds since 1970   48
-//   u64 compatible   56 u64 read-only compatible   64 u64 incompatible feature bits   72.. zero
+//   u64 compatible   56 u64 read-only compatible   64 u64 incompatible feature bits   72 u16 I/O
+//   timeout of leases   74 u16 watchdog allowance, both seconds, of shared pools   76.. zero
 // Volume record:
 //   0 u32 magic "HFVL"   4 u32 CRC-32C of bytes 8..4095   8 u32 format version   12 u32 flags (bit
 //   0 thick)   16 volume id (16)   32 u64 created   40 name (64, zero-padded)   104.. zero
@@ -23,6 +24,7 @@
 #include <vector>
 
 #include "base/ids.h"
+#include "base/limits.h"
 #include "base/result.h"
 #include "base/time.h"
 
@@ -34,9 +36,21 @@ inline constexpr std::uint32_t kPoolFormatVersion = 1;
 inline constexpr std::uint32_t kVolumeRecordVersion = 1;
 inline constexpr std::size_t kVolumeNameFieldBytes = 64;
 
+// Every shared pool has it, and no other: to programs that know no leases it must stay closed.
+inline constexpr std::uint64_t kFeatureLeases = 1;
+
+// How long hosts of a shared pool wait for each other; all of them must go by the same.
+struct LeaseTimes {
+  std::uint16_t io_timeout_seconds = limits::kLeaseIoTimeoutSecondsDefault;  // N
+  std::uint16_t watchdog_seconds = 0;  // W, beyond a host's own deadline until others may take over
+
+  friend bool operator==(const LeaseTimes&, const LeaseTimes&) = default;
+};
+
 struct PoolRecord {
   PoolId id;
   bool shared = false;
+  LeaseTimes lease_times;  // of a shared pool
   std::uint64_t segment_bytes = 0;
   WallTime created;
   std::uint64_t compatible_features = 0;
@@ -51,6 +65,7 @@ struct StoredVolumeRecord {
   WallTime created;
 };
 
+// The bit kFeatureLeases is set by `shared`, whether the record has it or not.
 std::vector<std::byte> encode_pool_record(const PoolRecord& record);
 // corrupt: the bytes fail their check. unsupported: a newer format version or a feature that this
 // program does not know, by name, and what to do.

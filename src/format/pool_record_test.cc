@@ -8,6 +8,7 @@
 #include "base/bytes.h"
 #include "base/units.h"
 #include "format/sealed_block.h"
+#include "format/testing_golden.h"
 
 namespace holdfast::format {
 namespace {
@@ -22,6 +23,13 @@ PoolRecord pool_record() {
   record.segment_bytes = 32 * kMiB;
   record.created = WallTime{0x0102030405};
   record.compatible_features = 0x8000000000000001;
+  return record;
+}
+
+PoolRecord shared_pool_record() {
+  PoolRecord record = pool_record();
+  record.shared = true;
+  record.lease_times = {7, 60};
   return record;
 }
 
@@ -56,9 +64,45 @@ TEST(PoolRecordTest, ARecordSurvivesEncodingAndDecoding) {
   EXPECT_EQ(decoded->created.unix_seconds, 0x0102030405);
   EXPECT_EQ(decoded->compatible_features, 0x8000000000000001);
   EXPECT_FALSE(decoded->shared);
-  PoolRecord shared = pool_record();
-  shared.shared = true;
-  EXPECT_TRUE(decode_pool_record(encode_pool_record(shared))->shared);
+}
+
+TEST(PoolRecordTest, ASharedPoolHasLeasesAndTheirTimes) {
+  const auto bytes = encode_pool_record(shared_pool_record());
+  const auto decoded = decode_pool_record(bytes);
+  ASSERT_TRUE(decoded.ok()) << decoded.error().message();
+  EXPECT_TRUE(decoded->shared);
+  EXPECT_EQ(decoded->lease_times, (LeaseTimes{7, 60}));
+  EXPECT_EQ(decoded->incompatible_features, kFeatureLeases);
+  EXPECT_EQ(encode_pool_record(decoded.value()), bytes);
+  EXPECT_EQ(first_difference(bytes, golden_block("pool_record_shared")), -1);
+}
+
+TEST(PoolRecordTest, LeasesAndSharingGoTogether) {
+  auto without = encode_pool_record(shared_pool_record());
+  without[64] = without[72] = without[74] = std::byte{0};
+  reseal(without);
+  auto local = encode_pool_record(shared_pool_record());
+  local[12] = std::byte{0};
+  reseal(local);
+  for (const auto& bytes : {without, local}) {
+    const auto decoded = decode_pool_record(bytes);
+    ASSERT_FALSE(decoded.ok());
+    EXPECT_EQ(decoded.error().code(), ErrorCode::corrupt);
+    EXPECT_NE(decoded.error().message().find("leases"), std::string::npos);
+  }
+}
+
+TEST(PoolRecordTest, TimesOfLeasesHaveBounds) {
+  const auto is_taken = [](LeaseTimes times) {
+    PoolRecord record = shared_pool_record();
+    record.lease_times = times;
+    return decode_pool_record(encode_pool_record(record)).ok();
+  };
+  EXPECT_TRUE(is_taken({1, 0}));
+  EXPECT_TRUE(is_taken({120, 3600}));
+  EXPECT_FALSE(is_taken({0, 0}));
+  EXPECT_FALSE(is_taken({121, 0}));
+  EXPECT_FALSE(is_taken({5, 3601}));
 }
 
 TEST(PoolRecordTest, TheBytesNeverChange) {
@@ -101,11 +145,11 @@ TEST(PoolRecordTest, EveryFlippedBitIsNoticed) {
 
 TEST(PoolRecordTest, AnUnknownIncompatibleFeatureIsRefusedByName) {
   PoolRecord record = pool_record();
-  record.incompatible_features = 1 | (std::uint64_t{1} << 40);
+  record.incompatible_features = 2 | (std::uint64_t{1} << 40);
   const auto decoded = decode_pool_record(encode_pool_record(record));
   ASSERT_FALSE(decoded.ok());
   EXPECT_EQ(decoded.error().code(), ErrorCode::unsupported);
-  EXPECT_NE(decoded.error().message().find("leases, bit 40"), std::string::npos)
+  EXPECT_NE(decoded.error().message().find("relocations, bit 40"), std::string::npos)
       << decoded.error().message();
 }
 
