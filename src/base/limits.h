@@ -38,6 +38,14 @@ inline constexpr std::uint16_t kLeaseIoTimeoutSecondsDefault = 5;  // N
 inline constexpr std::uint16_t kLeaseIoTimeoutSecondsMin = 1;
 inline constexpr std::uint16_t kLeaseIoTimeoutSecondsMax = 120;
 inline constexpr std::uint16_t kLeaseWatchdogSecondsMax = 3600;  // W
+inline constexpr Duration kLeaseMargin = 1s;    // a holder stops before others may think it dead
+inline constexpr Duration kLeaseLookTime = 1s;  // between looks at the host leases
+inline constexpr Duration kLeaseRequestTime = 10ms;  // at requests, while one is announced
+inline constexpr Duration kLeaseBallotJitter = 100ms;
+inline constexpr std::uint32_t kLeaseBallotRounds = 16;
+inline constexpr std::uint32_t kLeaseAcquireTries = 8;
+inline constexpr std::uint32_t kLeaseClaimTries = 8;
+inline constexpr std::size_t kLeaseRenewalsKept = 180;
 
 // Records: one header block, then payload.
 inline constexpr std::uint32_t kRecordPayloadBlocksMax =

@@ -18,6 +18,8 @@ namespace holdfast::dir_layout {
 inline constexpr std::string_view kRecordName = "holdfast.pool";
 inline constexpr std::string_view kNewRecordName = "holdfast.pool.new";
 inline constexpr std::string_view kLockName = "lock";
+inline constexpr std::string_view kHostLeasesName = "hosts";
+inline constexpr std::string_view kVolumeLeaseName = "lease";
 inline constexpr std::string_view kVolumesName = "volumes";
 inline constexpr std::string_view kVolumeRecordName = "volume";
 inline constexpr std::string_view kTrashedPrefix = "trashed-";  // what the record is then

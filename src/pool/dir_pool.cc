@@ -3,10 +3,14 @@
 
 #include <algorithm>
 #include <array>
+#include <cstdio>
 #include <optional>
+#include <span>
 
 #include "base/bytes.h"
+#include "base/crc32c.h"
 #include "base/log.h"
+#include "format/lease_block.h"
 #include "pool/dir_layout.h"
 #include "pool/names.h"
 #include "pool/space.h"
@@ -28,10 +32,15 @@ Uuid make_uuid(Executor& executor) {
 }
 
 Result<void> check_create_options(const PoolCreateOptions& options) {
-  if (options.shared) {
-    return Error(ErrorCode::unsupported,
-                 "this version has no shared pools; leave out --shared and use the pool from one "
-                 "host only");
+  if (options.shared && (options.io_timeout_seconds < limits::kLeaseIoTimeoutSecondsMin ||
+                         options.io_timeout_seconds > limits::kLeaseIoTimeoutSecondsMax ||
+                         options.watchdog_seconds > limits::kLeaseWatchdogSecondsMax)) {
+    return Error(ErrorCode::invalid_argument,
+                 "a shared pool's I/O timeout is from " +
+                     std::to_string(limits::kLeaseIoTimeoutSecondsMin) + " to " +
+                     std::to_string(limits::kLeaseIoTimeoutSecondsMax) +
+                     " s (5 unless said), its watchdog allowance at most " +
+                     std::to_string(limits::kLeaseWatchdogSecondsMax) + " s");
   }
   if (options.segment_bytes < limits::kSegmentBytesMin ||
       options.segment_bytes > limits::kSegmentBytesMax ||
@@ -50,6 +59,10 @@ PoolInfo info_of(const std::string& path, const format::PoolRecord& record) {
   info.id = record.id;
   info.location = std::string(kLocationPrefix) + path;
   info.shared = record.shared;
+  if (record.shared) {
+    info.io_timeout_seconds = record.lease_times.io_timeout_seconds;
+    info.watchdog_seconds = record.lease_times.watchdog_seconds;
+  }
   info.segment_bytes = record.segment_bytes;
   info.format_version = format::kPoolFormatVersion;
   info.compatible_features = record.compatible_features;
@@ -79,9 +92,10 @@ Task<Result<void>> prepare_directory(FileSystem* files, std::string path) {
         ErrorCode::already_exists,
         path + " is a pool already; open it with 'holdfast pool open NAME dir:" + path + "'");
   }
-  // An interrupted creation leaves the last three; lost+found is in every fresh ext4.
+  // An interrupted creation leaves all but lost+found; lost+found is in every fresh ext4.
   for (const std::string& name : names) {
-    bool harmless = name == "lost+found" || name == kLockName || name == kNewRecordName;
+    bool harmless = name == "lost+found" || name == kLockName || name == kNewRecordName ||
+                    name == kHostLeasesName;
     if (name == kVolumesName) {
       std::string volumes = join(path, name);
       const auto volumes_list = co_await files->list(std::move(volumes));
@@ -95,6 +109,30 @@ Task<Result<void>> prepare_directory(FileSystem* files, std::string path) {
     }
   }
   co_return Result<void>{};
+}
+
+// The host that makes the pool is its first one, before anybody else can know of it.
+Task<Result<void>> write_host_leases(PoolContext* context, std::string path,
+                                     format::PoolRecord record) {
+  const format::LeaseGeometry geometry;
+  const std::string space_name = record.id.to_string();
+  std::vector<std::byte> area =
+      format::make_host_lease_area(geometry, space_name, record.lease_times.io_timeout_seconds);
+  if (!context->host_name.empty()) {
+    format::LeaseLeader lease;
+    lease.geometry = geometry;
+    lease.hosts_max = 1;
+    lease.owner_id = lease.owner_generation = 1;
+    lease.space_name = space_name;
+    lease.resource_name = context->host_name;
+    const auto now = context->executor.boot_time().time_since_epoch();
+    lease.timestamp = static_cast<std::uint64_t>(
+        std::max<std::int64_t>(1, std::chrono::floor<std::chrono::seconds>(now).count()));
+    lease.io_timeout = record.lease_times.io_timeout_seconds;
+    format::encode_leader(lease, std::span(area).first(geometry.sector_bytes));
+  }
+  std::string leases = join(path, kHostLeasesName);
+  co_return co_await context->file_system.write_file(std::move(leases), std::move(area));
 }
 
 }  // namespace
@@ -115,7 +153,10 @@ Task<Result<std::unique_ptr<Pool>>> DirPool::create(PoolContext context, std::st
   CO_TRY(check_create_options(options));
   FileSystem& files = context.file_system;
   CO_TRY(co_await prepare_directory(&files, path));
-  CO_TRY_ASSIGN(std::unique_ptr<FileLock> lock, co_await take_lock(&context, path));
+  std::unique_ptr<FileLock> lock;
+  if (!options.shared) {
+    CO_TRY_ASSIGN(lock, co_await take_lock(&context, path));
+  }
   std::string volumes = join(path, kVolumesName);
   const auto volumes_made = co_await files.make_directory(std::move(volumes));
   if (!volumes_made.ok() && volumes_made.error().code() != ErrorCode::already_exists) {
@@ -124,6 +165,12 @@ Task<Result<std::unique_ptr<Pool>>> DirPool::create(PoolContext context, std::st
   format::PoolRecord record;
   record.id = make_uuid(context.executor);
   record.segment_bytes = options.segment_bytes;
+  if (options.shared) {
+    record.shared = true;
+    record.incompatible_features |= format::kFeatureLeases;
+    record.lease_times = {options.io_timeout_seconds, options.watchdog_seconds};
+    CO_TRY(co_await write_host_leases(&context, path, record));
+  }
   record.created = context.executor.wall_time();
   std::vector<std::byte> bytes = format::encode_pool_record(record);
   const std::string temporary = join(path, kNewRecordName);
@@ -157,12 +204,10 @@ Task<Result<std::unique_ptr<Pool>>> DirPool::open(PoolContext context, std::stri
   if (!decoded.ok()) {
     co_return decoded.take_error().context("cannot open the pool dir:" + path);
   }
-  if (decoded->shared) {
-    co_return Error(ErrorCode::unsupported, "cannot open the pool dir:" + path +
-                                                ": it is shared between hosts, which this version "
-                                                "does not support; use a newer holdfastd");
+  std::unique_ptr<FileLock> lock;
+  if (!decoded->shared) {
+    CO_TRY_ASSIGN(lock, co_await take_lock(&context, path));
   }
-  CO_TRY_ASSIGN(std::unique_ptr<FileLock> lock, co_await take_lock(&context, path));
   std::unique_ptr<DirPool> pool(
       new DirPool(std::move(context), info_of(path, *decoded), std::move(lock)));  // NOLINT
   co_await pool->remove_leftover_volumes();
@@ -225,7 +270,7 @@ Task<Result<void>> DirPool::create_volume(VolumeRecord record, RootId root,
                     "the volume " + record.name + " is being created just now; use another name");
   }
   CO_TRY(co_await check_name_is_free(record, true));
-  const std::string creating = join(volumes_path(), kCreatingPrefix) + record.id.to_string();
+  const std::string creating = join(volumes_path(), creating_prefix()) + record.id.to_string();
   CO_TRY(co_await files.make_directory(creating));
   std::string name_of_root = root_name(root);
   auto filled =
@@ -240,15 +285,84 @@ Task<Result<void>> DirPool::create_volume(VolumeRecord record, RootId root,
     co_return filled;
   }
   std::string volumes = volumes_path();
-  co_return co_await files.sync_directory(std::move(volumes));
+  CO_TRY(co_await files.sync_directory(std::move(volumes)));
+  if (info_.shared) {
+    CO_TRY(co_await check_name_is_still_ours(record));
+  }
+  co_return Result<void>{};
+}
+
+// Two hosts may have made volumes of one name at the same time: of those the lowest id stays.
+Task<Result<void>> DirPool::check_name_is_still_ours(VolumeRecord record) {
+  CO_TRY_ASSIGN(const std::vector<VolumeRecord> all, co_await list_volumes());
+  const bool is_beaten = std::any_of(all.begin(), all.end(), [&](const VolumeRecord& other) {
+    return other.name == record.name && other.id < record.id;
+  });
+  if (!is_beaten) co_return Result<void>{};
+  CO_TRY(co_await remove_volume(record.id, RemovalOptions()));
+  co_return Error(ErrorCode::already_exists,
+                  "another host has just made a volume " + record.name + "; use another name");
+}
+
+std::string DirPool::creating_prefix() const {
+  std::string prefix(kCreatingPrefix);
+  if (!info_.shared) return prefix;
+  const std::uint32_t tag = crc32c(std::as_bytes(std::span(context_.host_name)));
+  char text[16];
+  std::snprintf(text, sizeof(text), "%08x-", tag);
+  return prefix + text;
+}
+
+// --- Leases ---
+
+// As large as the highest epoch that the volume ever had, so that the lease's version goes on.
+Task<Result<void>> DirPool::write_lease(std::string directory, VolumeId volume, Epoch epoch) {
+  const format::LeaseGeometry geometry;
+  const std::string space_name = info_.id.to_string();
+  const std::string resource_name = volume.to_string();
+  std::vector<std::byte> area = format::make_volume_lease_area(geometry, space_name, resource_name);
+  const std::span<std::byte> sector = std::span(area).first(geometry.sector_bytes);
+  CO_TRY_ASSIGN(format::LeaseLeader leader,
+                format::decode_leader(sector, format::LeaseKind::volume));
+  leader.lver = epoch.value;
+  format::encode_leader(leader, sector);
+  std::string path = join(directory, kVolumeLeaseName);
+  co_return co_await context_.file_system.write_file(std::move(path), std::move(area));
+}
+
+Task<Result<std::unique_ptr<File>>> DirPool::open_lease(std::string path) {
+  if (!info_.shared) {
+    co_return Error(ErrorCode::unsupported, "the pool " + info_.location +
+                                                " is local: only one daemon uses it, and it has "
+                                                "no leases");
+  }
+  FileOpenOptions options;
+  options.writable = true;
+  co_return co_await context_.file_system.open(std::move(path), options);
+}
+
+Task<Result<std::unique_ptr<File>>> DirPool::open_host_leases() {
+  std::string path = join(path_, kHostLeasesName);
+  co_return co_await open_lease(std::move(path));
+}
+
+Task<Result<std::unique_ptr<File>>> DirPool::open_volume_lease(VolumeId volume) {
+  std::string path = join(volume_path(volume), kVolumeLeaseName);
+  co_return co_await open_lease(std::move(path));
 }
 
 Task<Result<void>> DirPool::fill_new_volume(std::string directory, VolumeRecord record,
                                             std::string root_file,
                                             std::vector<std::byte> root_bytes) {
   FileSystem& files = context_.file_system;
+  const VolumeId id = record.id;
+  const auto numbers = parse_numbered_name(kRootPrefix, root_file);
+  const Epoch epoch{numbers.has_value() ? numbers->epoch : 1};
   std::string record_name(kVolumeRecordName);
   CO_TRY(co_await write_record(directory, std::move(record_name), std::move(record)));
+  if (info_.shared) {
+    CO_TRY(co_await write_lease(directory, id, epoch));
+  }
   std::string root_file_path = join(directory, root_file);
   CO_TRY(co_await files.write_file(std::move(root_file_path), std::move(root_bytes)));
   co_return co_await files.sync_directory(std::move(directory));
@@ -503,7 +617,8 @@ Task<void> DirPool::remove_leftover_volumes() {
     co_return;
   }
   for (const std::string& name : names.value()) {
-    if (!name.starts_with(kCreatingPrefix) && !name.starts_with(kRemovingPrefix)) continue;
+    // What others are creating now is theirs; a removal goes on whoever began it.
+    if (!name.starts_with(creating_prefix()) && !name.starts_with(kRemovingPrefix)) continue;
     std::string path = join(volumes_path(), name);
     const auto removed = co_await remove_tree(std::move(path), RemovalOptions());
     if (!removed.ok()) {
@@ -521,7 +636,9 @@ Task<Result<void>> DirPool::remove_tree(std::string path, RemovalOptions options
     }
     const MonotonicTime began = context_.executor.now();
     std::string file = join(path, name);
-    CO_TRY(co_await context_.file_system.remove_file(std::move(file)));
+    const auto removed = co_await context_.file_system.remove_file(std::move(file));
+    const bool is_gone = !removed.ok() && removed.error().code() == ErrorCode::not_found;
+    if (!removed.ok() && !is_gone) co_return removed;
     if (!options.is_gentle) continue;
     co_await sleep_for(context_.executor, context_.executor.now() - began);
   }

@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// A pool in a directory of a file system, for one daemon at a time (a file lock sees to that).
+// A pool in a directory of a file system: a local one for one daemon at a time (a file lock sees to
+// that), a shared one for many hosts (leases see to that, see lease/).
 //
 //   PATH/holdfast.pool                         the pool record (format/pool_record.h)
 //   PATH/lock                                  locked while open; holds a line about the holder
+//   PATH/hosts                                 of a shared pool: the host leases
+//   PATH/volumes/<uuid>/lease                  of a shared pool: who owns the volume
 //   PATH/volumes/<uuid>/volume                 the volume record
 //   PATH/volumes/<uuid>/trashed-<since>-<until>  the same of one in the trash, by one rename
 //   PATH/volumes/<uuid>/root-<epoch>-<number>  roots (both numbers 16 hexadecimal digits)
@@ -11,7 +14,8 @@
 //                                              the file of the volume that wrote it
 //   PATH/volumes/<uuid>/spare-<epoch>-<number> becomes a segment by one rename (thick volumes)
 //   PATH/volumes/<uuid>/spare-root             was a root, becomes .new-<root> by one rename
-//   PATH/volumes/.creating-<uuid>              becomes <uuid> by one rename
+//   PATH/volumes/.creating-<uuid>              becomes <uuid> by one rename; in a shared pool
+//                                              .creating-<tag of the host>-<uuid>
 //   PATH/volumes/.removing-<uuid>              was <uuid>; its content is being removed
 //   PATH/volumes/<uuid>/.new-*                 becomes a root or the volume record by one rename
 //   PATH/volumes/<uuid>/.spare-*               becomes spare-*, once it has its space
@@ -78,6 +82,8 @@ class DirPool final : public Pool {
   Task<Result<void>> remove_snapshot(SnapshotId snapshot) override;
   Task<Result<std::vector<SnapshotId>>> list_snapshots(VolumeId volume) override;
   Task<Result<std::vector<std::byte>>> read_snapshot(SnapshotId snapshot) override;
+  Task<Result<std::unique_ptr<File>>> open_host_leases() override;
+  Task<Result<std::unique_ptr<File>>> open_volume_lease(VolumeId volume) override;
   Task<Result<void>> add_clone_mark(CloneMark mark) override;
   Task<Result<void>> remove_clone_mark(CloneMark mark) override;
   Task<Result<std::vector<CloneMark>>> list_clone_marks(VolumeId volume) override;
@@ -104,6 +110,10 @@ class DirPool final : public Pool {
   DirPool(PoolContext context, PoolInfo info, std::unique_ptr<FileLock> lock);
 
   static Task<Result<std::unique_ptr<FileLock>>> take_lock(PoolContext* context, std::string path);
+  std::string creating_prefix() const;
+  Task<Result<void>> write_lease(std::string directory, VolumeId volume, Epoch epoch);
+  Task<Result<std::unique_ptr<File>>> open_lease(std::string path);
+  Task<Result<void>> check_name_is_still_ours(VolumeRecord record);
   std::string volumes_path() const { return path_ + "/volumes"; }
   std::string volume_path(const VolumeId& volume) const;
   std::string segment_path(const SegmentId& segment) const;

@@ -20,16 +20,20 @@ struct PoolContext {
   FileSystem& file_system;
   // A line for people about this daemon: "holdfastd pid 123 on host x since ..."
   std::string holder;
+  // Of this daemon, in shared pools; empty: it can use none.
+  std::string host_name = {};
 };
 
 struct PoolCreateOptions {
   bool shared = false;
+  std::uint16_t io_timeout_seconds = limits::kLeaseIoTimeoutSecondsDefault;  // of a shared one: N
+  std::uint16_t watchdog_seconds = 0;                                        // and W
   std::uint64_t segment_bytes = limits::kSegmentBytesDefault;
 };
 
 // `location` is "dir:/absolute/path" (rados: and lun: are refused with a message until they exist).
 // create_pool makes the directory if needed, refuses one that holds anything, and returns it
-// opened.
+// opened. In a new shared pool this host is host 1, generation 1, from now on.
 Task<Result<std::unique_ptr<Pool>>> create_pool(PoolContext context, std::string location,
                                                 PoolCreateOptions options);
 // Takes the pool's lock: busy, with the holder, when another daemon has it. An unknown incompatible

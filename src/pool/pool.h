@@ -29,6 +29,8 @@ struct PoolInfo {
   PoolId id;
   std::string location;  // "dir:/srv/vms"
   bool shared = false;
+  std::uint16_t io_timeout_seconds = 0;  // of a shared one: N and W, see lease/host_watch.h
+  std::uint16_t watchdog_seconds = 0;
   std::uint64_t segment_bytes = 0;
   std::uint32_t format_version = 0;
   std::uint64_t compatible_features = 0;
@@ -173,6 +175,11 @@ class Pool {
   virtual Task<Result<void>> remove_snapshot(SnapshotId snapshot) = 0;
   virtual Task<Result<std::vector<SnapshotId>>> list_snapshots(VolumeId volume) = 0;  // ascending
   virtual Task<Result<std::vector<std::byte>>> read_snapshot(SnapshotId snapshot) = 0;
+
+  // Leases, of a shared pool (docs/format.md, "Lease areas"): the area of the hosts, and that of a
+  // volume, to be read and written by sectors. unsupported: the pool is local.
+  virtual Task<Result<std::unique_ptr<File>>> open_host_leases() = 0;
+  virtual Task<Result<std::unique_ptr<File>>> open_volume_lease(VolumeId volume) = 0;
 
   // Which volumes were cloned from a snapshot, beside that snapshot's volume: marks, durable when
   // add or remove returns. A mark may outlive its volume (a crash came between), but no clone is

@@ -98,6 +98,12 @@ class ForwardingPool : public Pool {
   Task<Result<std::vector<std::byte>>> read_snapshot(SnapshotId snapshot) override {
     return below_.read_snapshot(snapshot);
   }
+  Task<Result<std::unique_ptr<File>>> open_host_leases() override {
+    return below_.open_host_leases();
+  }
+  Task<Result<std::unique_ptr<File>>> open_volume_lease(VolumeId volume) override {
+    return below_.open_volume_lease(volume);
+  }
   Task<Result<void>> add_clone_mark(CloneMark mark) override { return below_.add_clone_mark(mark); }
   Task<Result<void>> remove_clone_mark(CloneMark mark) override {
     return below_.remove_clone_mark(mark);
