@@ -464,6 +464,8 @@ int http_status(ErrorCode code) {
       return 409;
     case ErrorCode::busy:
       return 409;
+    case ErrorCode::lease_held:
+      return 409;
     case ErrorCode::unsupported:
       return 501;
     case ErrorCode::path_failure:

@@ -9,6 +9,7 @@ std::string_view error_code_name(ErrorCode code) {
     case ErrorCode::not_found: return "not-found";
     case ErrorCode::already_exists: return "already-exists";
     case ErrorCode::busy: return "busy";
+    case ErrorCode::lease_held: return "lease-held";
     case ErrorCode::no_space: return "no-space";
     case ErrorCode::path_failure: return "path-failure";
     case ErrorCode::corrupt: return "corrupt";

@@ -18,6 +18,7 @@ enum class ErrorCode {
   not_found,
   already_exists,
   busy,          // somebody holds it now; later it may work
+  lease_held,    // the volume belongs to another host, whose lease says so
   no_space,      // the storage is full (ENOSPC, EDQUOT)
   path_failure,  // the storage cannot be reached now (EIO, ETIMEDOUT, ESTALE, ENODEV, ...)
   corrupt,       // bytes failed their check

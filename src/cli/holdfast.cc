@@ -141,8 +141,8 @@ std::string pool_target(const std::string& name) {
 ErrorCode error_code_of(const std::string& name) {
   for (const ErrorCode code :
        {ErrorCode::invalid_argument, ErrorCode::not_found, ErrorCode::already_exists,
-        ErrorCode::busy, ErrorCode::no_space, ErrorCode::path_failure, ErrorCode::corrupt,
-        ErrorCode::unsupported, ErrorCode::read_only}) {
+        ErrorCode::busy, ErrorCode::lease_held, ErrorCode::no_space, ErrorCode::path_failure,
+        ErrorCode::corrupt, ErrorCode::unsupported, ErrorCode::read_only}) {
     if (error_code_name(code) == name) return code;
   }
   return ErrorCode::internal;

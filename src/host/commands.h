@@ -29,6 +29,9 @@ struct CreatePoolRequest {
   std::string location;
   bool shared = false;
   std::uint64_t segment_bytes = limits::kSegmentBytesDefault;
+  // Of a shared pool: N, and W for hosts that also run sanlock with its watchdog.
+  std::uint32_t io_timeout_seconds = limits::kPoolIoTimeoutSecondsDefault;
+  std::uint32_t watchdog_seconds = 0;
 };
 
 struct CreateVolumeRequest {
@@ -53,6 +56,10 @@ struct AttachRequest {
   std::string protocol = "nbd";
   bool read_only = false;
   std::string qmp_path;  // of the virtual machine's monitor; empty: none
+  // Of volumes of shared pools; at most one of them (attach_mode() in host/leases.h).
+  bool incoming = false;          // taken over from the host that has it, when a client wants it
+  bool shared_writable = false;   // the clients know of each other; all of them come to this host
+  bool shared_read_only = false;  // on many hosts at a time; says read_only, too
 };
 
 // What can be set for a volume: names such as "hold.pause_after", with their values.
@@ -117,6 +124,61 @@ struct EmptyTrashRequest {
   bool only_expired = false;
 };
 
+// Leases of shared pools.
+enum class LeaseHolderState {
+  free,     // nobody
+  unknown,  // not watched for long enough to tell
+  live,
+  failing,  // it has not renewed its lease for long, but may still be there
+  dead,     // what it had may be taken over
+};
+
+// How a host gets on with the storage of its lease.
+struct Renewals {
+  struct Attempt {
+    Duration age{};
+    Duration read{};
+    Duration write{};
+    bool is_ok = false;
+  };
+  Duration last_age{};  // since the last good one
+  Duration last_read{};
+  Duration last_write{};
+  Duration write_max{};  // of `history`
+  std::uint64_t count = 0;
+  std::uint64_t failures = 0;
+  std::vector<Attempt> history;  // the newest first
+};
+
+// A host that has, or had, a lease in a pool.
+struct PoolHostReport {
+  std::uint64_t host_id = 0;
+  std::string name;
+  std::uint64_t generation = 0;
+  LeaseHolderState state = LeaseHolderState::unknown;
+  std::optional<Duration> unchanged;  // since its lease was last seen to change, by our clock
+  std::optional<Duration> dead_in;    // until its volumes may be taken over
+  std::uint32_t io_timeout_seconds = 0;
+  bool is_this = false;
+  std::optional<Renewals> renewals;  // of this host only
+};
+
+struct LeaseReport {
+  VolumeName volume;
+  bool is_held = false;
+  std::string mode = "free";  // "exclusive", "shared", "free"
+  // Who has it; free: who had it last, if anybody had (host_id 0: nobody).
+  std::uint64_t host_id = 0;
+  std::string host;
+  std::uint64_t generation = 0;
+  std::uint64_t lver = 0;  // the volume's epoch
+  bool is_ours = false;
+  LeaseHolderState holder_state = LeaseHolderState::free;
+  std::optional<WallTime> since;             // only of our own
+  std::optional<Duration> last_renewal_age;  // of the holder
+  std::optional<Duration> take_over_in;      // 0: now; nothing: not while the holder lives
+};
+
 // Reports. Absent: not known now (not open), not zero.
 enum class ServiceState { detached, opening, open, failed, detaching };
 
@@ -168,7 +230,19 @@ struct PoolReport {
     std::uint64_t count = 0;
     std::uint64_t allocated_bytes = 0;
   };
+  // Of a shared pool: what this host is in it.
+  struct Leases {
+    std::uint32_t io_timeout_seconds = 0;  // N
+    std::uint32_t watchdog_seconds = 0;    // W
+    // Once it has its lease in the pool.
+    std::uint64_t host_id = 0;  // 0: not yet
+    std::string host_name;
+    std::uint64_t generation = 0;
+    LeaseHolderState state = LeaseHolderState::unknown;  // as the other hosts see it
+    std::optional<Renewals> renewals;                    // without their history
+  };
   std::optional<Open> open;
+  std::optional<Leases> leases;
   std::optional<Space> space;
   std::optional<Trash> trash;
   std::optional<std::uint64_t> volume_count;
@@ -192,6 +266,14 @@ struct MachineReport {
   std::uint64_t pause_count = 0;
 };
 
+// How this daemon stands to the lease of a volume that is attached.
+struct OwnershipReport {
+  std::string state;        // "held", "waiting", "expired", "fenced", "handed-over"
+  std::uint64_t epoch = 0;  // 0: it was never ours
+  std::string holder;       // waiting, fenced, handed-over: the host that has it, and how it is
+  std::optional<Duration> take_over_in;  // waiting: 0: now; nothing: not while the holder lives
+};
+
 struct AttachmentReport {
   std::string protocol;
   bool read_only = false;
@@ -202,6 +284,9 @@ struct AttachmentReport {
   std::size_t loop = 0;  // that it is served on
   std::string qmp_path;
   std::optional<MachineReport> machine;  // with a monitor
+  // In shared pools; else empty.
+  std::string mode;  // "exclusive", "incoming", "shared", "shared-writable"
+  std::optional<OwnershipReport> lease;
 };
 
 struct HoldReport {
@@ -362,6 +447,14 @@ struct TransferAnswer {
 };
 
 struct DoneAnswer {
+  std::string warning;
+};
+
+// The volume was closed here, and its lease is free or the other host's.
+struct HandOverAnswer {
+  VolumeName volume;
+  std::string to;       // the host that asked for it; empty: whoever is first
+  Duration duration{};  // from the last request that was admitted to the release of the lease
   std::string warning;
 };
 

@@ -41,6 +41,7 @@ struct HostConfig {
   std::map<std::string, SpaceThresholds> pool_spaces;  // by pool; what is not said is as `space`
   Duration checkpoint_idle = limits::kCheckpointIdle;
   Duration trash_defer = limits::kTrashDeferDefault;  // 0: removed volumes are gone
+  std::string host_name;  // in the leases of shared pools; empty: made of what the machine is
   std::size_t loops = 0;  // that serve volumes; 0: one per core, at most kServiceLoopsDefaultMax
   HoldSettings hold;
   std::map<std::string, HoldSettings> pool_holds;  // by pool

@@ -87,6 +87,7 @@ Task<Result<void>> Host::start() {
     attachment->read_only = attached.read_only;
     attachment->since = attached.since;
     attachment->qmp_path = attached.qmp_path;
+    attachment->mode = attached.mode;
     attachment->loop = least_loaded();
     const VolumeName name = attachment->name;
     attachments_.emplace(name, std::move(attachment));
@@ -204,7 +205,8 @@ HostState Host::state() const {
   for (const auto& [name, attachment] : attachments_) {
     if (attachment->state == ServiceState::detaching || transfers_.contains(name)) continue;
     state.attachments.push_back({name.pool, name.volume, attachment->protocol,
-                                 attachment->read_only, attachment->since, attachment->qmp_path});
+                                 attachment->read_only, attachment->since, attachment->qmp_path,
+                                 attachment->mode});
   }
   for (const auto& [name, hold] : volume_holds_) {
     state.volume_settings.push_back({name.pool, name.volume, hold});

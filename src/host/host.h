@@ -20,6 +20,7 @@
 
 #include "host/commands.h"
 #include "host/config.h"
+#include "host/leases.h"
 #include "host/machine_pause.h"
 #include "host/name_locks.h"
 #include "host/service_loop.h"
@@ -111,6 +112,16 @@ class Host {
   Task<Result<AttachAnswer>> attach(AttachRequest request);
   Task<Result<DoneAnswer>> detach(VolumeName name);
   Task<Result<StatusReport>> status();
+
+  // Leases; refused for local pools, which have none. Of all open shared pools when `pool` is
+  // empty.
+  Task<Result<std::vector<LeaseReport>>> list_leases(std::string pool);
+  Task<Result<LeaseReport>> show_lease(VolumeName name);
+  // Only that of a dead holder. Returns what it was.
+  Task<Result<LeaseReport>> break_lease(VolumeName name);
+  Task<Result<std::vector<PoolHostReport>>> list_hosts(std::string pool);
+  // Closes an attached volume and releases its lease; it stays attached, and its requests wait.
+  Task<Result<HandOverAnswer>> hand_over(VolumeName name);
 
  private:
   struct PoolCount;
@@ -242,6 +253,13 @@ class Host {
   ServiceSettings service_settings(const Attachment& attachment) const;
   ShardVolume shard_volume(const PoolEntry& entry, const VolumeName& name, VolumeId id,
                            bool read_only) const;
+
+  // host_leases.cc
+  Result<PoolEntry*> find_shared_pool(const std::string& name) const;
+  Result<void> check_lease_times(const CreatePoolRequest& request) const;
+  Result<void> check_attach_mode(const VolumeName& name, AttachMode mode) const;
+  std::optional<PoolReport::Leases> leases_report(const PoolEntry& entry) const;
+  void add_ownership(const Attachment& attachment, AttachmentReport& report) const;
 
   // host_holds.cc
   Result<void> check_monitor(const std::string& path) const;

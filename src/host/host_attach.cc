@@ -37,8 +37,9 @@ bool is_held(const Attachment& attachment) {
   return attachment.served.has_value() && attachment.served->hold.has_value();
 }
 
-std::string mode_name(bool read_only) {
-  return read_only ? "read-only" : "read-write";
+std::string access_name(bool read_only, AttachMode mode) {
+  const std::string access = read_only ? "read-only" : "read-write";
+  return mode == AttachMode::exclusive ? access : access + ", " + attach_mode_name(mode) + ",";
 }
 
 }  // namespace
@@ -121,16 +122,19 @@ Task<Result<AttachAnswer>> Host::attach(AttachRequest request) {
   CO_TRY(check_protocol(request.protocol));
   CO_TRY(check_monitor(request.qmp_path));
   const bool is_snapshot = !split_snapshot(request.name.volume).second.empty();
-  request.read_only = request.read_only || is_snapshot;
+  CO_TRY_ASSIGN(const AttachMode mode, attach_mode(request, is_snapshot));
+  request.read_only = request.read_only || is_snapshot || mode == AttachMode::shared_read_only;
   const NameLocks::Lock lock = co_await locks_.acquire(full_name);
   CO_TRY(check_running());
   CO_TRY(check_not_importing(request.name));
+  CO_TRY(check_attach_mode(request.name, mode));
   AttachAnswer answer;
   answer.name = request.name;
   if (Attachment* present = find_attachment(request.name)) {
-    if (present->read_only != request.read_only || present->protocol != request.protocol) {
+    if (present->read_only != request.read_only || present->protocol != request.protocol ||
+        present->mode != mode) {
       co_return Error(ErrorCode::busy, "volume '" + full_name + "' is attached " +
-                                           mode_name(present->read_only) + " by " +
+                                           access_name(present->read_only, present->mode) + " by " +
                                            present->protocol +
                                            "; detach it first: holdfast detach " + full_name);
     }
@@ -150,7 +154,7 @@ Task<Result<AttachAnswer>> Host::attach(AttachRequest request) {
   }
   AttachRequest wanted = request;
   CO_TRY_ASSIGN(const Attachment* const attachment, co_await add_attachment(std::move(wanted)));
-  log_info("volume " + full_name + " is attached " + mode_name(request.read_only) + " at " +
+  log_info("volume " + full_name + " is attached " + access_name(request.read_only, mode) + " at " +
            socket_path(*attachment));
   answer.warning = co_await save_state();
   answer.attachment = report(*attachment);
@@ -175,6 +179,8 @@ Task<Result<Host::Attachment*>> Host::add_attachment(AttachRequest request) {
   fresh->protocol = request.protocol;
   fresh->read_only = request.read_only;
   fresh->qmp_path = request.qmp_path;
+  const bool is_snapshot = !split_snapshot(request.name.volume).second.empty();
+  CO_TRY_ASSIGN(fresh->mode, attach_mode(request, is_snapshot));
   fresh->loop = least_loaded();
   fresh->since = executor_.wall_time();
   CO_TRY(check_socket(*fresh));
@@ -356,6 +362,7 @@ AttachmentReport Host::report(const Attachment& attachment) const {
     report.machine = at->second->report();
   }
   if (attachment.served.has_value()) report.clients = attachment.served->clients;
+  add_ownership(attachment, report);
   return report;
 }
 

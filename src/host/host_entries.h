@@ -93,6 +93,7 @@ struct Host::Attachment {
   VolumeName name;
   std::string protocol;
   bool read_only = false;
+  AttachMode mode = AttachMode::exclusive;
   std::size_t loop = 0;
   WallTime since;
   ServiceState state = ServiceState::opening;

@@ -54,6 +54,7 @@ Task<Result<PoolChange>> Host::create_pool(CreatePoolRequest request) {
                         format_bytes(limits::kSegmentBytesMax) + "; the default is " +
                         format_bytes(limits::kSegmentBytesDefault));
   }
+  CO_TRY(check_lease_times(request));
   auto entry = std::make_unique<PoolEntry>();
   entry->name = request.name;
   entry->location = normalized(request.location);
@@ -220,6 +221,7 @@ PoolReport Host::report(const PoolEntry& entry) const {
     if (entry.space.has_value() && entry.count.has_value()) report.volumes = volumes_report(entry);
     report.volume_count = entry.volume_count;
     report.trash = trash_report(entry);
+    report.leases = leases_report(entry);
   }
   return report;
 }

@@ -112,7 +112,10 @@ Result<HostState> decode_content(const Json& content) {
                                  WallTime{attachment.number("since_unix_seconds")}});
     SavedAttachment& saved = state.attachments.back();
     if (attachment.has("qmp")) saved.qmp_path = attachment.text("qmp");
-    if (!attachment.ok() || !check_name("pool", saved.pool).ok() ||
+    const auto mode = parse_attach_mode(attachment.has("mode") ? attachment.text("mode")
+                                                               : attach_mode_name(saved.mode));
+    saved.mode = mode.value_or(saved.mode);
+    if (!attachment.ok() || !mode.has_value() || !check_name("pool", saved.pool).ok() ||
         !check_attachable_name(saved.volume).ok()) {
       return damaged("an attachment's entry");
     }
@@ -175,6 +178,9 @@ std::string encode_state(const HostState& state) {
                                       {"read_only", attachment.read_only},
                                       {"since_unix_seconds", attachment.since.unix_seconds}});
     if (!attachment.qmp_path.empty()) content["attachments"].back()["qmp"] = attachment.qmp_path;
+    if (attachment.mode != AttachMode::exclusive) {
+      content["attachments"].back()["mode"] = attach_mode_name(attachment.mode);
+    }
   }
   content["volume_settings"] = Json::array();
   for (const SavedVolumeSettings& saved : state.volume_settings) {

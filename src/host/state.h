@@ -20,6 +20,7 @@
 #include "base/result.h"
 #include "base/time.h"
 #include "host/config.h"
+#include "host/leases.h"
 #include "io/file_system.h"
 
 namespace holdfast {
@@ -31,6 +32,7 @@ struct SavedAttachment {
   bool read_only = false;
   WallTime since;
   std::string qmp_path = {};
+  AttachMode mode = AttachMode::exclusive;
 };
 
 struct SavedVolumeSettings {

@@ -1,0 +1,33 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Words for what has to do with leases: how a volume of a shared pool is attached, and how a host
+// is that holds one.
+#pragma once
+
+#include <optional>
+#include <string>
+#include <string_view>
+
+#include "base/result.h"
+#include "host/commands.h"
+
+namespace holdfast {
+
+enum class AttachMode {
+  exclusive,
+  incoming,          // taken over from the host that has it, when a client wants it
+  shared_read_only,  // nobody writes, anywhere
+  shared_writable,   // by clients that know of each other, all of them through this host
+};
+
+// "exclusive", "incoming", "shared", "shared-writable"
+const char* attach_mode_name(AttachMode mode);
+std::optional<AttachMode> parse_attach_mode(std::string_view name);
+
+// What a request's flags mean together; refuses what contradicts itself. A snapshot never changes:
+// it needs no mode.
+Result<AttachMode> attach_mode(const AttachRequest& request, bool is_snapshot);
+
+const char* lease_holder_state_name(LeaseHolderState state);  // "free", "unknown", ...
+
+}  // namespace holdfast
