@@ -142,7 +142,7 @@ TEST_F(LeaseKeeperTest, WhatALiveHostHasIsNotTakenHoweverLongOneWaits) {
     ASSERT_TRUE(holds(a, owned));
     EXPECT_EQ(refused.holder.host_name, "a");
     if (i > 10) {
-      EXPECT_EQ(refused.holder.state, HostState::live);
+      EXPECT_EQ(refused.holder.state, HostLiveness::live);
       EXPECT_FALSE(refused.holder.take_over_after.has_value());
     }
   }
@@ -163,7 +163,7 @@ TEST_F(LeaseKeeperTest, WhatADeadHostHadIsTakenSoonAfterItsDeadlineAndNeverEarli
     pass(100ms);
     taken = acquire(b, volume);
     if (taken.fence != nullptr) break;
-    EXPECT_TRUE(taken.holder.take_over_after.has_value() || taken.holder.state == HostState::live);
+    EXPECT_TRUE(taken.holder.take_over_after.has_value() || taken.holder.state == HostLiveness::live);
     ASSERT_LT(b.host->boot_time(), deadline + 5s) << "too late";
   }
   EXPECT_GT(b.host->boot_time(), deadline);

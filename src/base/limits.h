@@ -255,9 +255,6 @@ inline constexpr Duration kApiSocketTime = 5s;                // for a client to
 inline constexpr Duration kApiAnswerTime = 60s;               // then the answer is "still at it"
 
 // Shared pools: what an operator may ask for.
-inline constexpr std::uint32_t kPoolIoTimeoutSecondsDefault = 5;  // N
-inline constexpr std::uint32_t kPoolIoTimeoutSecondsMax = 60;
-inline constexpr std::uint32_t kPoolWatchdogSecondsMax = 600;  // W
 inline constexpr std::size_t kHostNameBytesMax = 48;           // sanlock's
 
 // The host.

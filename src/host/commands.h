@@ -30,7 +30,7 @@ struct CreatePoolRequest {
   bool shared = false;
   std::uint64_t segment_bytes = limits::kSegmentBytesDefault;
   // Of a shared pool: N, and W for hosts that also run sanlock with its watchdog.
-  std::uint32_t io_timeout_seconds = limits::kPoolIoTimeoutSecondsDefault;
+  std::uint32_t io_timeout_seconds = limits::kLeaseIoTimeoutSecondsDefault;
   std::uint32_t watchdog_seconds = 0;
 };
 

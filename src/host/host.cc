@@ -78,6 +78,13 @@ Task<Result<void>> Host::start() {
     auto entry = std::make_unique<PoolEntry>();
     entry->name = pool.name;
     entry->location = pool.location;
+    const auto saved_host =
+        std::find_if(saved.hosts.begin(), saved.hosts.end(),
+                     [&](const SavedHost& host) { return host.pool == pool.name; });
+    if (saved_host != saved.hosts.end() && saved_host->boot_id == environment_.boot_id &&
+        saved_host->host_name == environment_.host_name) {
+      entry->identity = saved_host->identity;
+    }
     pools_.emplace(pool.name, std::move(entry));
   }
   for (const SavedAttachment& attached : saved.attachments) {
@@ -88,6 +95,7 @@ Task<Result<void>> Host::start() {
     attachment->since = attached.since;
     attachment->qmp_path = attached.qmp_path;
     attachment->mode = attached.mode;
+    attachment->was_served_before = true;
     attachment->loop = least_loaded();
     const VolumeName name = attachment->name;
     attachments_.emplace(name, std::move(attachment));
@@ -202,6 +210,10 @@ Result<Host::PoolEntry*> Host::find_open_pool(const std::string& name) const {
 HostState Host::state() const {
   HostState state;
   for (const auto& [name, entry] : pools_) state.pools.push_back({name, entry->location});
+  for (const auto& [name, entry] : pools_) {
+    if (!entry->identity.has_value()) continue;
+    state.hosts.push_back({name, environment_.host_name, environment_.boot_id, *entry->identity});
+  }
   for (const auto& [name, attachment] : attachments_) {
     if (attachment->state == ServiceState::detaching || transfers_.contains(name)) continue;
     state.attachments.push_back({name.pool, name.volume, attachment->protocol,

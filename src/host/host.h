@@ -23,6 +23,7 @@
 #include "host/leases.h"
 #include "host/machine_pause.h"
 #include "host/name_locks.h"
+#include "host/pool_leases.h"
 #include "host/service_loop.h"
 #include "host/state.h"
 #include "io/executor.h"
@@ -40,7 +41,10 @@ struct HostEnvironment {
   // One per pool: storage that hangs takes no other pool along.
   std::function<std::unique_ptr<FileSystem>()> make_file_system;
   std::vector<ServiceEnvironment> service_loops;  // at least one
+  LeaseEnvironment leases;                        // of shared pools
   std::string holder;                             // a line for people about this daemon, for locks
+  std::string host_name;  // in shared pools: unique, and the same after a restart
+  std::string boot_id;    // of the machine: changes when it is started
   // To monitors of virtual machines.
   std::function<Result<std::unique_ptr<Stream>>(const std::string& path)> connect;
   // The runtime directory is ours: from here on its files (such as a log) may be touched.
@@ -255,6 +259,27 @@ class Host {
                            bool read_only) const;
 
   // host_leases.cc
+  struct AcquireHow {
+    bool only_if_still_ours = false;
+    AttachMode mode = AttachMode::exclusive;
+  };
+  Task<Result<void>> join_hosts(PoolEntry& entry, std::optional<HostIdentity> before);
+  Task<void> leave_hosts(PoolEntry& entry, bool release);
+  Task<Result<std::shared_ptr<const Fence>>> acquire_lease(PoolEntry& entry, VolumeName name,
+                                                           VolumeId id, AcquireHow how);
+  Task<void> release_lease(PoolEntry& entry, VolumeId id);
+  bool is_owned_here(const VolumeName& name) const;
+  Task<Result<std::shared_ptr<const Fence>>> own_for_command(PoolEntry& entry, VolumeName name,
+                                                             VolumeId id);
+  Task<void> disown_after_command(PoolEntry& entry, std::shared_ptr<const Fence> fence,
+                                  VolumeId id);
+  Task<Result<void>> take_lease(PoolEntry& entry, Attachment& attachment);
+  Task<void> give_lease_back(Attachment& attachment);
+  Task<Result<KeeperReport>> ask_keeper(PoolEntry& entry);
+  static Task<Result<KeeperReport>> report_of(LeaseKeeper* keeper);
+  Task<void> refresh_leases(std::string pool);
+  Task<Result<LeaseReport>> report_lease(PoolEntry& entry, VolumeName name, VolumeId id);
+  void lease_requested(const std::string& pool, VolumeId volume, bool now);
   Result<PoolEntry*> find_shared_pool(const std::string& name) const;
   Result<void> check_lease_times(const CreatePoolRequest& request) const;
   Result<void> check_attach_mode(const VolumeName& name, AttachMode mode) const;

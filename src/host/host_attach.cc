@@ -188,6 +188,7 @@ Task<Result<Host::Attachment*>> Host::add_attachment(AttachRequest request) {
   auto served = co_await serve(attachment);
   if (!served.ok()) {
     co_await stop_serving(attachment);
+    co_await give_lease_back(attachment);
     attachments_.erase(request.name);
     co_return served.take_error().context("attach '" + full_name + "'");
   }
@@ -213,13 +214,18 @@ Task<Result<void>> Host::serve(Attachment& attachment) {
     if (!record.ok()) co_return fail(record.take_error());
     attachment.record = std::move(record).value();
   }
-  auto command = [settings = service_settings(attachment),
-                  volume = shard_volume(*entry.value(), attachment.name, attachment.record->id,
-                                        attachment.read_only)](ServiceShard& shard) {
-    return shard.open(settings, volume);
-  };
+  auto owned = co_await take_lease(*entry.value(), attachment);
+  if (!owned.ok()) co_return fail(owned.take_error());
+  ShardVolume volume =
+      shard_volume(*entry.value(), attachment.name, attachment.record->id, attachment.read_only);
+  volume.options.fence = attachment.fence;
+  auto command = [settings = service_settings(attachment), volume = std::move(volume)](
+                     ServiceShard& shard) { return shard.open(settings, volume); };
   auto opened = co_await loops_[attachment.loop]->run(std::move(command));
-  if (!opened.ok()) co_return fail(opened.take_error());
+  if (!opened.ok()) {
+    co_await give_lease_back(attachment);
+    co_return fail(opened.take_error());
+  }
   attachment.served = std::move(opened).value();
   attachment.opening_hold.reset();
   attachment.state = ServiceState::open;
@@ -278,6 +284,7 @@ Task<void> Host::finish_detach(NameLocks::Lock lock, VolumeName name) {
   std::optional<PoolUse> use;
   if (entry != pools_.end()) use.emplace(*entry->second);
   co_await stop_serving(*attachment);
+  co_await give_lease_back(*attachment);
   attachments_.erase(name);
   log_info("volume " + name.to_string() + " was detached");
   changed_.notify_all();
@@ -311,6 +318,10 @@ Task<void> Host::keep_serving(VolumeName name) {
         co_return;
       }
       log_error("volume " + name.to_string() + " cannot be served: " + served.error().message());
+      if (attachment->is_fenced) {
+        attachment->keeping = false;
+        co_return;
+      }
     }
     co_await sleep_for(executor_, delay);
     delay = std::min(delay * 2, limits::kReopenDelayMax);

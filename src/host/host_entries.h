@@ -84,7 +84,12 @@ struct Host::PoolEntry {
   std::uint64_t trash_changes = 0;  // so that a reading that they meet is done again
   bool tending_trash = false;
   bool trash_stopped = false;  // removals end early: the pool is being closed
-  bool tending = false;        // tend() is at it
+  // host_leases.cc, of a shared pool
+  std::unique_ptr<PoolLeases> leases;    // while the pool is open
+  std::optional<HostIdentity> identity;  // ours in it; while it is not open, that of before
+  std::optional<KeeperReport> keeper;    // as it last said
+  bool asking_keeper = false;
+  bool tending = false;  // tend() is at it
   bool tend_again = false;
   bool tending_stopped = false;
 };
@@ -104,6 +109,10 @@ struct Host::Attachment {
   std::optional<HoldReport> opening_hold;  // while it is being opened
   SpaceHistory history;                    // of what its segments take
   std::string qmp_path;
+  // host_leases.cc
+  std::shared_ptr<const Fence> fence;  // the volume is ours; null in local pools
+  bool was_served_before = false;      // by a daemon before this one, and not yet by this one
+  bool is_fenced = false;              // somebody else has had it since
   // As its loop last said; only where somebody wants to know.
   bool is_hold_known = false;
   std::optional<Duration> held;

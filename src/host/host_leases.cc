@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Leases of volumes: who has them, and handing them over. Only shared pools have any; a local one
-// is guarded as a whole, by a file lock.
+// Leases of volumes: taking them, who has them, and handing them over. Only shared pools have any;
+// a local one is guarded as a whole, by a file lock.
+#include <algorithm>
+
+#include "base/log.h"
 #include "host/host.h"
 #include "host/host_entries.h"
 #include "host/leases.h"
@@ -17,7 +20,106 @@ Error no_leases(const std::string& pool) {
                    "have no leases");
 }
 
+LeaseHolderState holder_state(HostLiveness state) {
+  switch (state) {
+    case HostLiveness::free:
+      return LeaseHolderState::free;
+    case HostLiveness::unknown:
+      return LeaseHolderState::unknown;
+    case HostLiveness::live:
+      return LeaseHolderState::live;
+    case HostLiveness::failing:
+      return LeaseHolderState::failing;
+    case HostLiveness::dead:
+      return LeaseHolderState::dead;
+  }
+  return LeaseHolderState::unknown;
+}
+
+LeaseReport lease_report(const VolumeName& name, const LeaseHolder& holder) {
+  LeaseReport report;
+  report.volume = name;
+  report.is_held = holder.claim != LeaseClaim::free;
+  report.mode = report.is_held ? "exclusive" : "free";
+  report.host_id = holder.host.host_id;
+  report.host = holder.host_name;
+  report.generation = holder.host.generation;
+  report.lver = holder.lver;
+  report.is_ours = holder.claim == LeaseClaim::own;
+  report.holder_state = holder_state(holder.state);
+  if (report.is_held) {
+    report.last_renewal_age = holder.unchanged;
+    report.take_over_in = holder.take_over_after;
+  }
+  return report;
+}
+
+Renewals renewals_of(const KeeperReport& keeper, bool with_history) {
+  Renewals renewals;
+  renewals.last_age = keeper.last_renewal_age;
+  renewals.count = keeper.renewal_count;
+  renewals.failures = keeper.renewal_failures;
+  for (auto at = keeper.renewals.rbegin(); at != keeper.renewals.rend(); ++at) {
+    if (renewals.last_write == Duration{} && at->ok) {
+      renewals.last_read = at->read;
+      renewals.last_write = at->write;
+    }
+    renewals.write_max = std::max(renewals.write_max, at->write);
+    if (!with_history) continue;
+    renewals.history.push_back({keeper.now - at->at, at->read, at->write, at->ok});
+  }
+  return renewals;
+}
+
 }  // namespace
+
+// --- Pools ---
+
+// Claims a host id, or goes on with that of the daemon before. May take some seconds.
+Task<Result<void>> Host::join_hosts(PoolEntry& entry, std::optional<HostIdentity> before) {
+  LeaseOptions options;
+  options.host_name = environment_.host_name;
+  options.before = before;
+  options.on_request = [this, pool = entry.name](VolumeId volume, bool now) {
+    lease_requested(pool, volume, now);
+  };
+  entry.leases = std::make_unique<PoolLeases>(executor_, environment_.leases, entry.pool->info(),
+                                              std::move(options));
+  if (!before.has_value()) {
+    log_info("pool " + entry.name + ": joins the hosts that use it, which takes up to " +
+             std::to_string(5 * entry.pool->info().io_timeout_seconds) + " s");
+  }
+  auto command = [](LeaseKeeper& keeper) { return keeper.join(); };
+  auto joined = co_await entry.leases->run(std::move(command));
+  if (!joined.ok()) {
+    co_await leave_hosts(entry, false);
+    co_return joined.take_error();
+  }
+  entry.identity = joined.value();
+  co_return Result<void>{};
+}
+
+namespace {
+
+Task<bool> leave(LeaseKeeper* keeper, bool release) {
+  co_await keeper->leave(release);
+  co_return true;
+}
+
+}  // namespace
+
+// `release`: for good; else what is attached stays ours, for a daemon that comes soon.
+Task<void> Host::leave_hosts(PoolEntry& entry, bool release) {
+  if (entry.leases == nullptr) co_return;
+  if (release) {
+    // A life that has ended must not be gone on with: its release may still land.
+    entry.identity.reset();
+    (void)co_await save_state();
+  }
+  auto command = [release](LeaseKeeper& keeper) { return leave(&keeper, release); };
+  (void)co_await entry.leases->run(std::move(command));
+  entry.leases.reset();
+}
 
 Result<Host::PoolEntry*> Host::find_shared_pool(const std::string& name) const {
   PoolEntry* entry = TRY(find_open_pool(name));
@@ -26,19 +128,19 @@ Result<Host::PoolEntry*> Host::find_shared_pool(const std::string& name) const {
 }
 
 Result<void> Host::check_lease_times(const CreatePoolRequest& request) const {
-  if (request.io_timeout_seconds < 1 ||
-      request.io_timeout_seconds > limits::kPoolIoTimeoutSecondsMax) {
+  if (request.io_timeout_seconds < limits::kLeaseIoTimeoutSecondsMin ||
+      request.io_timeout_seconds > limits::kLeaseIoTimeoutSecondsMax) {
     return Error(ErrorCode::invalid_argument,
                  "an I/O timeout of " + std::to_string(request.io_timeout_seconds) +
                      " s is not possible: it must be from 1 to " +
-                     std::to_string(limits::kPoolIoTimeoutSecondsMax) + "; the default is " +
-                     std::to_string(limits::kPoolIoTimeoutSecondsDefault));
+                     std::to_string(limits::kLeaseIoTimeoutSecondsMax) + "; the default is " +
+                     std::to_string(limits::kLeaseIoTimeoutSecondsDefault));
   }
-  if (request.watchdog_seconds > limits::kPoolWatchdogSecondsMax) {
+  if (request.watchdog_seconds > limits::kLeaseWatchdogSecondsMax) {
     return Error(ErrorCode::invalid_argument, "a watchdog allowance of " +
                                                   std::to_string(request.watchdog_seconds) +
                                                   " s is not possible: it must be at most " +
-                                                  std::to_string(limits::kPoolWatchdogSecondsMax));
+                                                  std::to_string(limits::kLeaseWatchdogSecondsMax));
   }
   return {};
 }
@@ -56,9 +158,120 @@ Result<void> Host::check_attach_mode(const VolumeName& name, AttachMode mode) co
                    name.to_string() + "' is this daemon's alone; leave out " + option);
 }
 
+// --- Taking and giving back ---
+
+// The volume's lease. It may be another host's: lease_held, with who that is.
+Task<Result<std::shared_ptr<const Fence>>> Host::acquire_lease(PoolEntry& entry, VolumeName name,
+                                                               VolumeId id, AcquireHow how) {
+  auto command = [id, how](LeaseKeeper& keeper) {
+    return keeper.acquire(id, LeaseKeeper::AcquireOptions{how.only_if_still_ours});
+  };
+  CO_TRY_ASSIGN(const AcquireAnswer answer, co_await entry.leases->run(std::move(command)));
+  if (answer.fence != nullptr) co_return answer.fence;
+  LeaseReport report = lease_report(name, answer.holder);
+  co_return lease_held_error(report, how.mode);
+}
+
+Task<void> Host::release_lease(PoolEntry& entry, VolumeId id) {
+  if (entry.leases == nullptr) co_return;
+  auto command = [id](LeaseKeeper& keeper) { return keeper.release(id); };
+  const auto released = co_await entry.leases->run(std::move(command));
+  // Others may take it all the same, once they see that this host does not renew it.
+  if (!released.ok()) log_warning(released.error().message());
+}
+
+bool Host::is_owned_here(const VolumeName& name) const {
+  const Attachment* attachment = find_attachment(name);
+  return attachment != nullptr && attachment->fence != nullptr;
+}
+
+// For a command on a volume that is not attached here; under the volume's lock. Null: no lease is
+// needed, and none is to be released.
+Task<Result<std::shared_ptr<const Fence>>> Host::own_for_command(PoolEntry& entry, VolumeName name,
+                                                                 VolumeId id) {
+  if (!entry.pool->info().shared || is_owned_here(name)) {
+    co_return std::shared_ptr<const Fence>();
+  }
+  co_return co_await acquire_lease(entry, std::move(name), id, AcquireHow());
+}
+
+Task<void> Host::disown_after_command(PoolEntry& entry, std::shared_ptr<const Fence> fence,
+                                      VolumeId id) {
+  if (fence != nullptr) co_await release_lease(entry, id);
+}
+
+// Before an attachment's volume is opened. What was served before this daemon was started is taken
+// again only if nobody has had it since: its machine may still believe what it knew then.
+Task<Result<void>> Host::take_lease(PoolEntry& entry, Attachment& attachment) {
+  const bool is_snapshot = !split_snapshot(attachment.name.volume).second.empty();
+  if (!entry.pool->info().shared || is_snapshot || attachment.fence != nullptr) {
+    co_return Result<void>{};
+  }
+  const AcquireHow how{attachment.was_served_before, attachment.mode};
+  auto fence = co_await acquire_lease(entry, attachment.name, attachment.record->id, how);
+  if (!fence.ok() && fence.error().code() == ErrorCode::lease_held &&
+      attachment.was_served_before) {
+    attachment.is_fenced = true;
+    co_return Error(ErrorCode::lease_held,
+                    fence.error().message() +
+                        "; it was taken over while this daemon did not serve it, so its machine "
+                        "here must not go on: stop it, then holdfast detach " +
+                        attachment.name.to_string());
+  }
+  if (!fence.ok()) co_return fence.take_error();
+  attachment.fence = fence.value();
+  attachment.was_served_before = false;
+  co_return Result<void>{};
+}
+
+Task<void> Host::give_lease_back(Attachment& attachment) {
+  if (attachment.fence == nullptr) co_return;
+  attachment.fence.reset();
+  const auto at = pools_.find(attachment.name.pool);
+  if (at == pools_.end() || !attachment.record.has_value()) co_return;
+  co_await release_lease(*at->second, attachment.record->id);
+}
+
+// --- Reports ---
+
+Task<Result<KeeperReport>> Host::ask_keeper(PoolEntry& entry) {
+  auto command = [](LeaseKeeper& keeper) { return report_of(&keeper); };
+  co_return co_await entry.leases->run(std::move(command));
+}
+
+Task<Result<KeeperReport>> Host::report_of(LeaseKeeper* keeper) {
+  co_return keeper->report();
+}
+
+// For status and metrics, which do not wait: as the keeper last said.
+Task<void> Host::refresh_leases(std::string pool) {
+  const auto at = pools_.find(pool);
+  if (at == pools_.end() || at->second->leases == nullptr || at->second->asking_keeper) co_return;
+  PoolEntry& entry = *at->second;
+  const PoolUse use(entry);
+  entry.asking_keeper = true;
+  auto report = co_await ask_keeper(entry);
+  entry.asking_keeper = false;
+  if (report.ok()) {
+    const bool is_new = report->self.has_value() && report->self != entry.identity;
+    if (is_new) entry.identity = report->self;
+    entry.keeper = std::move(report).value();
+    if (is_new) (void)co_await save_state();
+  }
+}
+
 std::optional<PoolReport::Leases> Host::leases_report(const PoolEntry& entry) const {
-  (void)entry;
-  return std::nullopt;
+  if (entry.pool == nullptr || !entry.pool->info().shared) return std::nullopt;
+  PoolReport::Leases leases;
+  leases.io_timeout_seconds = entry.pool->info().io_timeout_seconds;
+  leases.watchdog_seconds = entry.pool->info().watchdog_seconds;
+  leases.host_name = environment_.host_name;
+  if (!entry.keeper.has_value() || !entry.keeper->self.has_value()) return leases;
+  leases.host_id = entry.keeper->self->host_id;
+  leases.generation = entry.keeper->self->generation;
+  leases.state = entry.keeper->is_expired ? LeaseHolderState::failing : LeaseHolderState::live;
+  leases.renewals = renewals_of(*entry.keeper, false);
+  return leases;
 }
 
 void Host::add_ownership(const Attachment& attachment, AttachmentReport& report) const {
@@ -67,29 +280,112 @@ void Host::add_ownership(const Attachment& attachment, AttachmentReport& report)
   if (!at->second->pool->info().shared) return;
   const bool is_snapshot = !split_snapshot(attachment.name.volume).second.empty();
   report.mode = attach_mode_name(is_snapshot ? AttachMode::shared_read_only : attachment.mode);
+  if (is_snapshot) return;
+  OwnershipReport lease;
+  if (attachment.fence == nullptr) {
+    lease.state = attachment.is_fenced ? "fenced" : "waiting";
+  } else {
+    lease.epoch = attachment.fence->epoch().value;
+    lease.state = attachment.fence->is_lost()                       ? "fenced"
+                  : !attachment.fence->holds(executor_.boot_time()) ? "expired"
+                                                                    : "held";
+  }
+  report.lease = std::move(lease);
 }
 
 Task<Result<std::vector<LeaseReport>>> Host::list_leases(std::string pool) {
   CO_TRY(check_running());
+  std::vector<std::string> pools;
   if (!pool.empty()) {
     CO_TRY(find_shared_pool(pool));
+    pools.push_back(pool);
+  } else {
+    for (const auto& [name, entry] : pools_) {
+      if (entry->leases != nullptr) pools.push_back(name);
+    }
   }
-  co_return std::vector<LeaseReport>{};
+  std::vector<LeaseReport> reports;
+  for (const std::string& name : pools) {
+    CO_TRY_ASSIGN(PoolEntry * entry, find_shared_pool(name));
+    const PoolUse use(*entry);
+    CO_TRY_ASSIGN(const std::vector<VolumeRecord> volumes, co_await entry->pool->list_volumes());
+    for (const VolumeRecord& volume : volumes) {
+      const VolumeName full{name, volume.name};
+      auto report = co_await report_lease(*entry, full, volume.id);
+      if (report.ok()) {
+        reports.push_back(std::move(report).value());
+      } else if (report.error().code() != ErrorCode::not_found) {  // removed meanwhile
+        co_return report.take_error();
+      }
+    }
+  }
+  co_return reports;
+}
+
+Task<Result<LeaseReport>> Host::report_lease(PoolEntry& entry, VolumeName name, VolumeId id) {
+  auto command = [id](LeaseKeeper& keeper) { return keeper.show(id); };
+  CO_TRY_ASSIGN(const LeaseHolder holder, co_await entry.leases->run(std::move(command)));
+  LeaseReport report = lease_report(name, holder);
+  if (const Attachment* attachment = find_attachment(name);
+      attachment != nullptr && attachment->fence != nullptr && report.is_ours) {
+    report.since = attachment->since;
+    if (entry.keeper.has_value()) report.last_renewal_age = entry.keeper->last_renewal_age;
+  }
+  co_return report;
 }
 
 Task<Result<LeaseReport>> Host::show_lease(VolumeName name) {
-  CO_TRY(find_shared_pool(name.pool));
-  co_return no_leases(name.pool);
+  CO_TRY_ASSIGN(PoolEntry * entry, find_shared_pool(name.pool));
+  const PoolUse use(*entry);
+  CO_TRY_ASSIGN(const VolumeRecord record, co_await find_volume(*entry->pool, name));
+  co_return co_await report_lease(*entry, std::move(name), record.id);
 }
 
 Task<Result<LeaseReport>> Host::break_lease(VolumeName name) {
-  CO_TRY(find_shared_pool(name.pool));
-  co_return no_leases(name.pool);
+  CO_TRY_ASSIGN(PoolEntry * entry, find_shared_pool(name.pool));
+  const NameLocks::Lock lock = co_await locks_.acquire(name.to_string());
+  const PoolUse use(*entry);
+  CO_TRY_ASSIGN(const VolumeRecord record, co_await find_volume(*entry->pool, name));
+  auto command = [id = record.id](LeaseKeeper& keeper) { return keeper.break_lease(id); };
+  auto broken = co_await entry->leases->run(std::move(command));
+  if (!broken.ok()) {
+    co_return broken.take_error().context("cannot break the lease of '" + name.to_string() + "'");
+  }
+  log_warning("the lease of volume " + name.to_string() + " was broken by command");
+  co_return lease_report(name, broken.value());
 }
 
 Task<Result<std::vector<PoolHostReport>>> Host::list_hosts(std::string pool) {
-  CO_TRY(find_shared_pool(pool));
-  co_return no_leases(pool);
+  CO_TRY_ASSIGN(PoolEntry * entry, find_shared_pool(pool));
+  const PoolUse use(*entry);
+  CO_TRY_ASSIGN(const KeeperReport keeper, co_await ask_keeper(*entry));
+  std::vector<PoolHostReport> reports;
+  for (const KeeperReport::Host& host : keeper.hosts) {
+    PoolHostReport report;
+    report.host_id = host.identity.host_id;
+    report.name = host.name;
+    report.generation = host.identity.generation;
+    report.state = holder_state(host.state);
+    report.io_timeout_seconds = host.io_timeout_seconds;
+    report.is_this = host.is_this;
+    if (host.state != HostLiveness::free) report.unchanged = host.unchanged;
+    report.dead_in = host.dead_in;
+    if (host.is_this) {
+      report.unchanged = keeper.last_renewal_age;
+      report.state = keeper.is_expired ? LeaseHolderState::failing : LeaseHolderState::live;
+      report.renewals = renewals_of(keeper, true);
+    }
+    reports.push_back(std::move(report));
+  }
+  co_return reports;
+}
+
+// --- Handing over ---
+
+void Host::lease_requested(const std::string& pool, VolumeId volume, bool now) {
+  (void)pool;
+  (void)volume;
+  (void)now;
 }
 
 Task<Result<HandOverAnswer>> Host::hand_over(VolumeName name) {

@@ -59,13 +59,19 @@ Task<Result<PoolChange>> Host::create_pool(CreatePoolRequest request) {
   entry->name = request.name;
   entry->location = normalized(request.location);
   entry->file_system = environment_.make_file_system();
-  const PoolContext context{executor_, *entry->file_system, environment_.holder};
+  const PoolContext context{executor_, *entry->file_system, environment_.holder,
+                            environment_.host_name};
   PoolCreateOptions options;
   options.shared = request.shared;
   options.segment_bytes = request.segment_bytes;
+  options.io_timeout_seconds = static_cast<std::uint16_t>(request.io_timeout_seconds);
+  options.watchdog_seconds = static_cast<std::uint16_t>(request.watchdog_seconds);
   auto pool = co_await holdfast::create_pool(context, entry->location, options);
   if (!pool.ok()) co_return pool.take_error();
   entry->pool = std::move(pool).value();
+  if (request.shared) {
+    CO_TRY(co_await join_hosts(*entry, HostIdentity{1, 1}));
+  }
   entry->state = ServiceState::open;
   entry->knows_trash = true;
   pools_.emplace(request.name, std::move(entry));
@@ -114,7 +120,8 @@ Task<Result<PoolChange>> Host::open_pool(PoolLocation request) {
 
 Task<Result<void>> Host::open_entry(PoolEntry& entry) {
   if (entry.file_system == nullptr) entry.file_system = environment_.make_file_system();
-  const PoolContext context{executor_, *entry.file_system, environment_.holder};
+  const PoolContext context{executor_, *entry.file_system, environment_.holder,
+                            environment_.host_name};
   auto pool = co_await holdfast::open_pool(context, entry.location);
   if (!pool.ok()) {
     entry.state = ServiceState::failed;
@@ -123,6 +130,17 @@ Task<Result<void>> Host::open_entry(PoolEntry& entry) {
     co_return pool.take_error();
   }
   entry.pool = std::move(pool).value();
+  if (entry.pool->info().shared) {
+    const auto joined = co_await join_hosts(entry, entry.identity);
+    if (!joined.ok()) {
+      entry.pool.reset();
+      entry.state = ServiceState::failed;
+      entry.reason = joined.error().message();
+      changed_.notify_all();
+      co_return joined.error();
+    }
+    background_.spawn(refresh_leases(entry.name));
+  }
   entry.state = ServiceState::open;
   entry.reason.clear();
   entry.knows_thin = entry.knows_trash = false;
@@ -145,6 +163,11 @@ Task<void> Host::find_records(PoolEntry& entry) {
 
 // Under the pool's lock, when nobody uses it.
 Task<void> Host::close_entry(PoolEntry& entry) {
+  // What is attached stays ours while a daemon is started again; with nothing attached, nobody has
+  // to wait for us.
+  const bool is_in_use = std::any_of(attachments_.begin(), attachments_.end(),
+                                     [&](auto& each) { return each.first.pool == entry.name; });
+  co_await leave_hosts(entry, !is_in_use);
   const std::unique_ptr<Pool> pool = std::move(entry.pool);  // its lock outlives the views
   for (const auto& loop : loops_) {
     auto command = [name = entry.name](ServiceShard& shard) { return shard.drop_view(name); };
@@ -162,6 +185,7 @@ Task<void> Host::keep_opening(std::string name) {
       const auto opened = co_await open_entry(*at->second);
       if (opened.ok()) {
         log_info("pool " + name + " is open at " + at->second->location);
+        if (at->second->identity.has_value()) (void)co_await save_state();
         co_await find_records(*at->second);
         for (auto& [volume, attachment] : attachments_) {
           if (volume.pool == name) background_.spawn(keep_serving(volume));
@@ -185,6 +209,7 @@ Task<void> Host::keep_opening(std::string name) {
 Task<void> Host::refresh(bool with_pools) {
   for (const auto& [name, entry] : pools_) {
     if (with_pools) background_.spawn(refresh_space(name, Count::when_due));
+    background_.spawn(refresh_leases(name));
   }
   for (std::size_t i = 0; i < loops_.size(); ++i) background_.spawn(refresh_services(i));
   const MonotonicTime deadline = executor_.now() + limits::kStatusTime;

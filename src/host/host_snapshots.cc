@@ -63,11 +63,16 @@ Task<Result<std::vector<SnapshotInfo>>> Host::with_volume(VolumeName name, Volum
                                          "' is attached but cannot be served now: " +
                                          attachment->reason + "; try again when it is");
   }
-  auto command = [volume = shard_volume(*entry, name, *known, false), act](ServiceShard& shard) {
+  CO_TRY_ASSIGN(const auto fence, co_await own_for_command(*entry, name, *known));
+  ShardVolume volume = shard_volume(*entry, name, *known, false);
+  volume.options.fence = fence;
+  auto command = [volume = std::move(volume), act](ServiceShard& shard) {
     return shard.with_volume(volume, act);
   };
   const std::size_t loop = attachment == nullptr ? least_loaded() : attachment->loop;
-  co_return co_await loops_[loop]->run(std::move(command));
+  auto done = co_await loops_[loop]->run(std::move(command));
+  co_await disown_after_command(*entry, fence, *known);
+  co_return done;
 }
 
 Task<Result<std::vector<SnapshotReport>>> Host::create_snapshots(std::vector<SnapshotName> names) {
@@ -299,7 +304,10 @@ Task<Result<VolumeReport>> Host::clone_volume(CloneRequest request) {
   options.snapshot = request.from.snapshot;
   options.id = new_volume_id(executor_);
   options.name = request.name;
+  // What the parent's owner does with the snapshot meanwhile would be unseen by another host.
+  CO_TRY_ASSIGN(const auto fence, co_await own_for_command(*entry, parent, record.id));
   Result<void> cloned = co_await Volume::clone(executor_, *entry->pool, options);
+  co_await disown_after_command(*entry, fence, record.id);
   if (!cloned.ok() && cloned.error().code() == ErrorCode::not_found) {
     co_return no_such_snapshot(request.from);
   }

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "io/machine_identity.h"
 #include "io/unix_socket.h"
 
 namespace holdfast {
@@ -83,6 +84,7 @@ void HostThread::destroy() {
   stopping_.reset();
   tasks_.reset();
   host_.reset();
+  lease_thread_.reset();
   service_threads_.clear();
   disk_.reset();
 }
@@ -98,6 +100,9 @@ Result<void> HostThread::make(Setup setup) {
     service_threads_.push_back(TRY(LoopThread::start()));
     service_loops.push_back(service_environment(service_threads_.back()->loop()));
   }
+  lease_thread_ = TRY(LoopThread::start());
+  Loop& lease_loop = lease_thread_->loop();
+  const MachineIdentity machine = machine_identity(setup.config.state_directory);
   HostEnvironment environment{
       .executor = loop,
       .file_system = *disk_,
@@ -105,7 +110,13 @@ Result<void> HostThread::make(Setup setup) {
         return std::make_unique<Disk>(loop);
       },
       .service_loops = std::move(service_loops),
+      .leases = {lease_loop,
+                 [&lease_loop]() -> std::unique_ptr<FileSystem> {
+                   return std::make_unique<Disk>(lease_loop);
+                 }},
       .holder = std::move(setup.holder),
+      .host_name = setup.config.host_name.empty() ? machine.name : setup.config.host_name,
+      .boot_id = machine.boot_id,
       .connect = [&loop](const std::string& path) { return connect_unix(loop, path); },
       .on_locked = std::move(setup.on_locked),
   };

@@ -102,6 +102,7 @@ class HostThread {
   // Made, used and destroyed on the thread; only loop_->post_remote() and stop() from others.
   std::unique_ptr<Loop> loop_;
   std::vector<std::unique_ptr<LoopThread>> service_threads_;
+  std::unique_ptr<LoopThread> lease_thread_;
   std::unique_ptr<Disk> disk_;
   std::unique_ptr<Host> host_;
   std::unique_ptr<TaskScope> tasks_;     // commands

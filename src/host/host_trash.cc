@@ -145,6 +145,7 @@ Task<Result<RemoveAnswer>> Host::remove_volume(RemoveVolumeRequest request) {
   }
   std::string id_lock = trash_lock(name.pool, record.id);
   const NameLocks::Lock trashing = co_await locks_.acquire(std::move(id_lock));
+  CO_TRY_ASSIGN(const auto fence, co_await own_for_command(*entry, name, record.id));
   const auto thick = entry->thick.find(record.id);
   ThickVolume* const tended = thick == entry->thick.end() ? nullptr : thick->second.get();
   if (tended != nullptr) tended->stop = true;
@@ -156,6 +157,7 @@ Task<Result<RemoveAnswer>> Host::remove_volume(RemoveVolumeRequest request) {
     const RemovalOptions at_once{false, &entry->trash_stopped};
     removed = co_await remove_for_good(*entry, record.id, at_once);
   }
+  co_await disown_after_command(*entry, fence, record.id);
   if (tended != nullptr) (removed.ok() ? tended->dropped : tended->stop) = removed.ok();
   wake_tender(*entry);  // forgets it, or goes on
   ++entry->trash_changes;
@@ -228,7 +230,10 @@ Task<Result<bool>> Host::remove_trashed(PoolEntry& entry, VolumeId id, bool only
   if (only_expired && executor_.wall_time().unix_seconds < volume.until.unix_seconds) {
     co_return false;
   }
+  VolumeName trashed_name{entry.name, volume.record.name};
+  CO_TRY_ASSIGN(const auto fence, co_await own_for_command(entry, std::move(trashed_name), id));
   auto removed = co_await remove_for_good(entry, id, options);
+  co_await disown_after_command(entry, fence, id);
   ++entry.trash_changes;
   if (!removed.ok() && removed.error().code() != ErrorCode::not_found) {
     if (const auto failed = entry.trash.find(id); failed != entry.trash.end()) {
@@ -433,7 +438,9 @@ Task<Result<VolumeReport>> Host::restore_volume(RestoreRequest request) {
                         entry->name + "/" + short_id(id) + " NEW");
   }
   CO_TRY(co_await check_parent_is_there(*entry->pool, id));
+  CO_TRY_ASSIGN(const auto fence, co_await own_for_command(*entry, target, id));
   const auto restored = co_await entry->pool->restore_volume(id, target.volume);
+  co_await disown_after_command(*entry, fence, id);
   ++entry->trash_changes;
   if (!restored.ok()) {
     entry->knows_trash = false;  // a step may have been done all the same

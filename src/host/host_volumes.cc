@@ -361,9 +361,7 @@ Task<Result<VolumeReport>> Host::resize_volume(ResizeVolumeRequest request) {
       VolumeAct act = [size_bytes = request.size_bytes](Volume& volume) {
         return volume.resize(size_bytes);
       };
-      auto command = [volume = shard_volume(*entry, request.name, record.id, false),
-                      act](ServiceShard& shard) { return shard.with_volume(volume, act); };
-      CO_TRY(co_await loops_[least_loaded()]->run(std::move(command)));
+      CO_TRY(co_await with_volume(request.name, std::move(act), record.id));
     }
     log_info("volume " + full_name + " was resized from " + format_bytes(current_bytes) + " to " +
              format_bytes(request.size_bytes));
@@ -412,7 +410,10 @@ Task<Result<VolumeReport>> Host::rename_volume(VolumeName name, std::string new_
                                                      "' already; choose another name");
     }
     record.name = new_name;
-    CO_TRY(co_await entry->pool->update_volume(record));
+    CO_TRY_ASSIGN(const auto fence, co_await own_for_command(*entry, name, record.id));
+    const auto updated = co_await entry->pool->update_volume(record);
+    co_await disown_after_command(*entry, fence, record.id);
+    if (!updated.ok()) co_return updated.error();
     log_info("volume " + name.to_string() + " was renamed to " + target.to_string());
     if (auto settings = volume_holds_.extract(name)) {
       volume_holds_[target] = settings.mapped();

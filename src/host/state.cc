@@ -140,6 +140,16 @@ Result<HostState> decode_content(const Json& content) {
       state.transfers.push_back(TRY(decode_transfer(element)));
     }
   }
+  if (fields.has("hosts")) {
+    for (const Json& element : fields.array("hosts")) {
+      Fields host(element);
+      SavedHost saved{host.text("pool"), host.text("host_name"), host.text("boot_id"), {}};
+      saved.identity.host_id = static_cast<std::uint64_t>(host.number("host_id"));
+      saved.identity.generation = static_cast<std::uint64_t>(host.number("generation"));
+      if (!host.ok() || !check_name("pool", saved.pool).ok()) return damaged("a host's entry");
+      state.hosts.push_back(std::move(saved));
+    }
+  }
   if (fields.has("paused_machines")) {
     for (const Json& element : fields.array("paused_machines")) {
       if (!element.is_string()) return damaged("a paused machine");
@@ -198,6 +208,14 @@ std::string encode_state(const HostState& state) {
                                     {"name", saved.name},
                                     {"since", saved.since},
                                     {"snapshot", saved.snapshot}});
+  }
+  content["hosts"] = Json::array();
+  for (const SavedHost& saved : state.hosts) {
+    content["hosts"].push_back({{"pool", saved.pool},
+                                {"host_name", saved.host_name},
+                                {"boot_id", saved.boot_id},
+                                {"host_id", saved.identity.host_id},
+                                {"generation", saved.identity.generation}});
   }
   content["paused_machines"] = state.paused_machines;
   Json document;

@@ -22,6 +22,7 @@
 #include "host/config.h"
 #include "host/leases.h"
 #include "io/file_system.h"
+#include "lease/host_watch.h"
 
 namespace holdfast {
 
@@ -54,11 +55,20 @@ struct SavedTransfer {
   std::string snapshot;
 };
 
+// Which host this daemon is in a shared pool, so that one that is started again soon goes on as it.
+struct SavedHost {
+  std::string pool;
+  std::string host_name;
+  std::string boot_id;  // of the machine at that time
+  HostIdentity identity;
+};
+
 struct HostState {
   std::vector<PoolLocation> pools;
   std::vector<SavedAttachment> attachments;
   std::vector<SavedVolumeSettings> volume_settings;
   std::vector<SavedTransfer> transfers;
+  std::vector<SavedHost> hosts;
   std::vector<std::string> paused_machines;  // by us: paths of their monitors
   std::uint64_t generation = 0;              // counts the saves; the store's business
 };

@@ -44,7 +44,7 @@ LeaseClaim judge_holder(const VolumeLeaseArea& area, const HostIdentity& self,
       host.owner_generation > leader.owner_generation) {
     return LeaseClaim::host_gone;
   }
-  if (holder->state(watchdog) == HostState::dead) return LeaseClaim::host_dead;
+  if (holder->state(watchdog) == HostLiveness::dead) return LeaseClaim::host_dead;
   // Whoever wrote the outcome for the winner may be ahead of it; only the winner can let go.
   if (leader.write_id != leader.owner_id && leader.owner_id <= area.blocks.size()) {
     const auto& block = area.blocks[leader.owner_id - 1];

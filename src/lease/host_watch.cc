@@ -5,17 +5,17 @@
 
 namespace holdfast {
 
-std::string_view host_state_text(HostState state) {
+std::string_view host_liveness_text(HostLiveness state) {
   switch (state) {
-    case HostState::free:
+    case HostLiveness::free:
       return "free";
-    case HostState::unknown:
+    case HostLiveness::unknown:
       return "unknown";
-    case HostState::live:
+    case HostLiveness::live:
       return "live";
-    case HostState::failing:
+    case HostLiveness::failing:
       return "failing";
-    case HostState::dead:
+    case HostLiveness::dead:
       return "dead";
   }
   return "unknown";
@@ -42,12 +42,12 @@ LeaseTimes HostWatch::times(Duration watchdog) const {
   return LeaseTimes{std::chrono::seconds(seconds), watchdog};
 }
 
-HostState HostWatch::state(Duration watchdog) const {
-  if (!is_seen_ || lease_.timestamp == 0) return HostState::free;
+HostLiveness HostWatch::state(Duration watchdog) const {
+  if (!is_seen_ || lease_.timestamp == 0) return HostLiveness::free;
   const LeaseTimes limits = times(watchdog);
-  if (unchanged() >= limits.dead()) return HostState::dead;
-  if (unchanged() >= limits.failing()) return HostState::failing;
-  return has_changed_ ? HostState::live : HostState::unknown;
+  if (unchanged() >= limits.dead()) return HostLiveness::dead;
+  if (unchanged() >= limits.failing()) return HostLiveness::failing;
+  return has_changed_ ? HostLiveness::live : HostLiveness::unknown;
 }
 
 Duration HostWatch::until_dead(Duration watchdog) const {

@@ -29,14 +29,14 @@ struct LeaseTimes {
   Duration dead() const { return 8 * io_timeout + watchdog; }  // others may take over
 };
 
-enum class HostState {
+enum class HostLiveness {
   free,     // it has left, or was never there
   unknown,  // seen, but not for long enough to have seen it change
   live,     // changed lately
   failing,  // unchanged for 8N: it has stopped to answer its guests
   dead,     // unchanged for 8N + W: what it holds may be taken over
 };
-std::string_view host_state_text(HostState state);
+std::string_view host_liveness_text(HostLiveness state);
 
 // One slot of the host leases.
 class HostWatch {
@@ -47,7 +47,7 @@ class HostWatch {
 
   const format::LeaseLeader& lease() const { return lease_; }
   bool is_seen() const { return is_seen_; }
-  HostState state(Duration watchdog) const;
+  HostLiveness state(Duration watchdog) const;
   // As of the last look.
   Duration unchanged() const { return looked_ - changed_; }
   // Zero: dead, or free.

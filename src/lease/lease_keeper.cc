@@ -154,7 +154,7 @@ Task<Result<bool>> LeaseKeeper::resume(HostIdentity before) {
 Task<Result<void>> LeaseKeeper::wait_until_unused(std::uint64_t host_id) {
   const LeaseLeader before = watches_[host_id - 1].lease();
   problem_ = "waits until it is certain that no other host uses the name " + options_.host_name;
-  while (!stopping_ && watches_[host_id - 1].state(times_.watchdog) != HostState::dead) {
+  while (!stopping_ && watches_[host_id - 1].state(times_.watchdog) != HostLiveness::dead) {
     co_await sleep_for(executor_, limits::kLeaseLookTime);
     CO_TRY(co_await look(geometry_.hosts_max()));
     const LeaseLeader& now = watches_[host_id - 1].lease();
@@ -457,6 +457,7 @@ KeeperReport LeaseKeeper::report() const {
   report.renewal_count = renewal_count_;
   report.renewal_failures = renewal_failures_;
   const BootTime now = executor_.boot_time();
+  report.now = now;
   if (self_.has_value()) {
     report.last_renewal_age = now - renewed_;
     report.is_expired = now >= deadline();
@@ -471,7 +472,7 @@ KeeperReport LeaseKeeper::report() const {
     host.unchanged = watch.unchanged();
     host.io_timeout_seconds = watch.lease().io_timeout;
     host.is_this = self_.has_value() && self_->host_id == id;
-    if (host.state != HostState::free && !host.is_this) {
+    if (host.state != HostLiveness::free && !host.is_this) {
       host.dead_in = watch.until_dead(times_.watchdog);
     }
     report.hosts.push_back(std::move(host));

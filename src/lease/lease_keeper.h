@@ -47,7 +47,7 @@ struct LeaseHolder {
   HostIdentity host;  // the last owner; zeros: it never had one
   std::string host_name;
   std::uint64_t lver = 0;
-  HostState state = HostState::free;        // of that host
+  HostLiveness state = HostLiveness::free;  // of that host
   Duration unchanged{};                     // how long it has not been seen to renew
   std::optional<Duration> take_over_after;  // none: not while the host lives
 };
@@ -69,7 +69,7 @@ struct KeeperReport {
   struct Host {
     HostIdentity identity;
     std::string name;
-    HostState state = HostState::free;
+    HostLiveness state = HostLiveness::free;
     Duration unchanged{};
     std::optional<Duration> dead_in;
     std::uint32_t io_timeout_seconds = 0;
@@ -77,8 +77,9 @@ struct KeeperReport {
   };
   std::optional<HostIdentity> self;  // none: not joined
   std::string problem;               // why not, or why it cannot renew
-  std::vector<Host> hosts;           // that have a name, by id
-  std::deque<Renewal> renewals;      // the newest last
+  BootTime now{};
+  std::vector<Host> hosts;       // that have a name, by id
+  std::deque<Renewal> renewals;  // the newest last
   std::uint64_t renewal_count = 0;
   std::uint64_t renewal_failures = 0;
   Duration last_renewal_age{};

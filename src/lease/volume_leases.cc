@@ -148,7 +148,7 @@ LeaseHolder LeaseKeeper::describe(const VolumeLeaseArea& area, LeaseClaim claim)
   holder.unchanged = host->unchanged();
   if (claim != LeaseClaim::held) {
     holder.take_over_after = Duration::zero();
-  } else if (holder.state != HostState::live) {
+  } else if (holder.state != HostLiveness::live) {
     holder.take_over_after = host->until_dead(times_.watchdog);
   }
   return holder;
@@ -283,7 +283,7 @@ Task<Result<LeaseHolder>> LeaseKeeper::show(VolumeId volume) {
 Task<Result<LeaseHolder>> LeaseKeeper::break_lease(VolumeId volume) {
   CO_TRY_ASSIGN(const LeaseHolder holder, co_await show(volume));
   if (holder.claim == LeaseClaim::held) {
-    std::string why = "its host is " + std::string(host_state_text(holder.state));
+    std::string why = "its host is " + std::string(host_liveness_text(holder.state));
     if (holder.take_over_after.has_value()) {
       why +=
           "; in " +
