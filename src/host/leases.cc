@@ -1,9 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "host/leases.h"
 
-#include <array>
+#include <chrono>
+#include <string>
+#include <utility>
 
 namespace holdfast {
+namespace {
+
+std::string whole_seconds(Duration duration) {
+  return std::to_string(std::chrono::ceil<std::chrono::seconds>(duration).count()) + " s";
+}
+
+}  // namespace
 
 const char* attach_mode_name(AttachMode mode) {
   switch (mode) {
@@ -53,6 +62,56 @@ Result<AttachMode> attach_mode(const AttachRequest& request, bool is_snapshot) {
   }
   if (request.shared_read_only && !is_snapshot) return AttachMode::shared_read_only;
   return AttachMode::exclusive;
+}
+
+Error lease_held_error(const LeaseReport& lease, AttachMode wanted) {
+  const std::string name = lease.volume.to_string();
+  const std::string host =
+      lease.host.empty() ? "with the id " + std::to_string(lease.host_id) : "'" + lease.host + "'";
+  std::string text = "volume '" + name + "' belongs to host " + host;
+  if (lease.mode == "shared") text = "volume '" + name + "' is read by host " + host;
+  const std::string age = lease.last_renewal_age.has_value()
+                              ? " for " + whole_seconds(*lease.last_renewal_age)
+                              : std::string();
+  const std::string left = lease.take_over_in.has_value()
+                               ? "in " + whole_seconds(*lease.take_over_in)
+                               : "when that is known to be dead";
+  switch (lease.holder_state) {
+    case LeaseHolderState::failing:
+      text += ", which has not renewed its lease" + age + "; it can be attached here " + left +
+              ", unless that host comes back before";
+      break;
+    case LeaseHolderState::dead:
+      text += ", which is dead: it has not renewed its lease" + age + "; try again to take it over";
+      break;
+    case LeaseHolderState::unknown:
+      text += ", and it takes a while to know whether that lives; it can be attached here " + left +
+              " if it does not";
+      break;
+    case LeaseHolderState::free:
+      text += ", which is just leaving it; try again";
+      break;
+    case LeaseHolderState::live:
+      text += ", which is live";
+      if (lease.last_renewal_age.has_value()) {
+        text += " (it renewed its lease " + whole_seconds(*lease.last_renewal_age) + " ago)";
+      }
+      if (wanted == AttachMode::shared_writable) {
+        text +=
+            "; one host serves a shared-writable volume, so connect all its clients there, or "
+            "detach it there: holdfast detach " +
+            name;
+      } else if (lease.mode == "shared") {
+        text += "; detach it there (holdfast detach " + name + "), or attach it --shared here, too";
+      } else {
+        text += "; detach it there (holdfast detach " + name +
+                "), or let it go from there "
+                "(holdfast handover " +
+                name + ")";
+      }
+      break;
+  }
+  return Error(ErrorCode::lease_held, std::move(text));
 }
 
 const char* lease_holder_state_name(LeaseHolderState state) {

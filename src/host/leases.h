@@ -28,6 +28,9 @@ std::optional<AttachMode> parse_attach_mode(std::string_view name);
 // it needs no mode.
 Result<AttachMode> attach_mode(const AttachRequest& request, bool is_snapshot);
 
+// That another host has the volume: who, how it is, and what a person can do about it.
+Error lease_held_error(const LeaseReport& lease, AttachMode wanted);
+
 const char* lease_holder_state_name(LeaseHolderState state);  // "free", "unknown", ...
 
 }  // namespace holdfast
