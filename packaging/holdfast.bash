@@ -38,7 +38,7 @@ _holdfast() {
       --runtime-dir)
         runtime_dir=${COMP_WORDS[++i]}
         ;;
-      --size | --segment-size | --qmp | --format | --since | --defer)
+      --size | --segment-size | --io-timeout | --watchdog | --wait | --qmp | --format | --since | --defer)
         ((i++))
         ;;
       -*) ;;
@@ -61,7 +61,7 @@ _holdfast() {
       mapfile -t COMPREPLY < <(compgen -f -- "$current")
       return
       ;;
-    --size | --segment-size | --defer)
+    --size | --segment-size | --io-timeout | --watchdog | --wait | --defer)
       return
       ;;
   esac
@@ -69,7 +69,7 @@ _holdfast() {
   local command=${words_before[0]:-} verb=${words_before[1]:-} count=${#words_before[@]} candidates=""
   local options="--runtime-dir --json --help"
   case "$command/$verb" in
-    pool/create) options+=" --shared --segment-size" ;;
+    pool/create) options+=" --shared --io-timeout --watchdog --segment-size" ;;
     volume/create) options+=" --size --thick" ;;
     volume/convert) options+=" --thick --thin" ;;
     volume/resize) options+=" --size --force" ;;
@@ -79,7 +79,7 @@ _holdfast() {
     import/*) options+=" --format --size" ;;
     export/*) options+=" --format --since" ;;
     flatten/*) options+=" --cancel" ;;
-    attach/*) options+=" --nbd --vhost --read-only --qmp" ;;
+    attach/*) options+=" --nbd --vhost --read-only --shared --shared-writable --incoming --wait --qmp" ;;
     status/*) options+=" --watch" ;;
   esac
   if [[ $current == -* ]]; then
@@ -87,15 +87,17 @@ _holdfast() {
     return
   fi
   if ((count == 0)); then
-    candidates="pool volume trash snapshot clone flatten diff import export attach detach status metrics completion --help --version"
+    candidates="pool volume trash snapshot clone flatten diff import export attach detach handover lease host status metrics completion --help --version"
   elif ((count == 1)); then
     case $command in
       pool) candidates="create open list show close" ;;
       volume) candidates="create list show resize set convert rename remove" ;;
       trash) candidates="list restore empty" ;;
       snapshot) candidates="create list remove rollback" ;;
+      lease) candidates="list show break" ;;
+      host) candidates="list" ;;
       clone) candidates=$(_holdfast_names snapshots) ;;
-      flatten) candidates=$(_holdfast_names volumes) ;;
+      flatten | handover) candidates=$(_holdfast_names volumes) ;;
       completion) candidates="bash" ;;
       import)
         mapfile -t COMPREPLY < <(compgen -f -- "$current")
@@ -113,12 +115,12 @@ _holdfast() {
         mapfile -t COMPREPLY < <(compgen -f -- "$current")
         return
         ;;
-      pool/show | pool/close | volume/list) candidates=$(_holdfast_names pools) ;;
+      pool/show | pool/close | volume/list | lease/list | host/list) candidates=$(_holdfast_names pools) ;;
       volume/create)
         candidates=$(_holdfast_names pools | sed 's|$|/|')
         compopt -o nospace
         ;;
-      volume/show | volume/resize | volume/set | volume/convert | volume/rename | volume/remove | snapshot/list)
+      volume/show | volume/resize | volume/set | volume/convert | volume/rename | volume/remove | snapshot/list | lease/show | lease/break)
         candidates=$(_holdfast_names volumes)
         ;;
       snapshot/create)

@@ -219,6 +219,41 @@ class Attaching(HoldfastTest):
         self.assertEqual(self.daemon.call("attach", "pool/disk")["uri"], uri)
 
 
+class Leases(HoldfastTest):
+    """What a local pool says; the rest is in the tests of shared ones."""
+
+    def setUp(self):
+        super().setUp()
+        self.daemon.create_pool()
+        self.daemon.call("volume", "create", "pool/disk", "--size", "64M")
+
+    def test_a_local_pool_has_no_leases_and_says_so(self):
+        for arguments in (["lease", "list", "pool"], ["lease", "show", "pool/disk"],
+                          ["lease", "break", "pool/disk"], ["host", "list", "pool"],
+                          ["handover", "pool/disk"]):
+            with self.subTest(arguments=arguments):
+                self.assert_refused("unsupported", *arguments, said=["pool 'pool' is local"])
+        self.assertEqual(self.daemon.call("lease", "list"), {"leases": []})
+        self.assertIn("only volumes of shared pools",
+                      self.daemon.run("lease", "list", status=0).stdout)
+        self.assert_refused("not-found", "host", "list", "poll", said=["did you mean 'pool'"])
+
+    def test_a_volume_of_a_local_pool_is_not_shared_with_other_hosts(self):
+        for option in ("--incoming", "--shared", "--shared-writable"):
+            with self.subTest(option=option):
+                self.assert_refused("unsupported", "attach", "pool/disk", option,
+                                    said=["is local", option])
+        self.assert_refused("invalid-argument", "attach", "pool/disk", "--shared-writable",
+                            "--read-only", said=["--shared"])
+        self.assertEqual(self.daemon.volume()["state"], "detached")
+        attachment = self.daemon.call("attach", "pool/disk", "--wait", "0")
+        self.assertEqual(attachment["protocol"], "nbd")
+        attachment = self.daemon.volume()["attachment"]
+        self.assertIsNone(attachment["mode"])
+        self.assertIsNone(attachment["lease"])
+        self.assertIsNone(self.daemon.call("pool", "show", "pool")["leases"])
+
+
 class Status(HoldfastTest):
     def test_status_shows_daemon_limits_pools_and_attached_volumes(self):
         self.daemon.create_pool()
@@ -257,7 +292,19 @@ class Usage(HoldfastTest):
         for arguments in (["bogus"], [], ["pool"], ["pool", "create"], ["pool", "create", "x"],
                           ["volume", "create", "pool/disk"], ["volume", "show", "noslash"],
                           ["attach"], ["attach", "pool/disk", "--bogus"],
-                          ["volume", "create", "p/d", "--size"]):
+                          ["volume", "create", "p/d", "--size"], ["lease"], ["lease", "show"],
+                          ["lease", "show", "noslash"], ["host"], ["host", "list"],
+                          ["host", "list", ""], ["handover"], ["handover", "noslash"],
+                          ["attach", "pool/disk", "--wait", "-1"],
+                          ["attach", "pool/disk", "--wait", "soon"],
+                          ["attach", "pool/disk", "--shared", "--incoming"],
+                          ["attach", "pool/disk", "--shared", "--shared-writable"],
+                          ["attach", "pool/disk", "--incoming", "--shared-writable"],
+                          ["pool", "create", "p", "dir:/nowhere", "--io-timeout", "5"],
+                          ["pool", "create", "p", "dir:/nowhere", "--watchdog", "60"],
+                          ["pool", "create", "p", "dir:/nowhere", "--shared", "--io-timeout", "0"],
+                          ["pool", "create", "p", "dir:/nowhere", "--shared", "--io-timeout", "61"],
+                          ["pool", "create", "p", "dir:/nowhere", "--shared", "--watchdog", "601"]):
             with self.subTest(arguments=arguments):
                 done = self.daemon.run(*arguments)
                 self.assertEqual(done.returncode, 2, done.stdout + done.stderr)
@@ -268,7 +315,8 @@ class Usage(HoldfastTest):
             done = self.daemon.run(*arguments, status=0)
             self.assertGreater(len(done.stdout.splitlines()), 3, arguments)
         text = self.daemon.run("--help", status=0).stdout
-        for word in ("pool", "volume", "attach", "detach", "status", "--json", "--runtime-dir"):
+        for word in ("pool", "volume", "attach", "detach", "handover", "lease", "host", "status",
+                     "--json", "--runtime-dir"):
             self.assertIn(word, text)
         self.assertLessEqual(max(len(line) for line in text.splitlines()), 120)
         programs.run(programs.binary_directory() / "holdfastd", "--help")
@@ -300,6 +348,17 @@ class Usage(HoldfastTest):
             $function holdfast vol holdfast
             printf '%s\\n' "${{COMPREPLY[@]}}" """).stdout.split()
         self.assertIn("volume", offered)
+
+    def test_the_name_of_a_host_is_checked(self):
+        daemon = programs.binary_directory() / "holdfastd"
+        for name in ("", "a b", "x" * 49, "ä"):
+            with self.subTest(name=name):
+                done = programs.run(daemon, "--check-config", "--runtime-dir", self.directory,
+                                    "--host-name", name, status=None)
+                self.assertEqual(done.returncode, 2, done.stdout + done.stderr)
+                self.assertIn("--host-name", done.stderr)
+        programs.run(daemon, "--check-config", "--runtime-dir", self.directory,
+                     "--host-name", "kvm1.example.org")
 
 
 if __name__ == "__main__":

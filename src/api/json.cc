@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "base/limits.h"
+#include "host/leases.h"
 
 namespace holdfast {
 namespace {
@@ -22,6 +23,10 @@ Json rounded_or_null(const std::optional<double>& value) {
 
 double seconds(Duration duration) {
   return static_cast<double>(duration.count()) / 1e9;
+}
+
+Json seconds_or_null(const std::optional<Duration>& duration) {
+  return duration.has_value() ? Json(seconds(*duration)) : Json(nullptr);
 }
 
 const char* state_name(ServiceState state, const char* open_name) {
@@ -84,6 +89,45 @@ Json to_json(const VolumeCounters& counters) {
           {"requests_in_flight", counters.requests_in_flight}};
 }
 
+Json to_json(const Renewals& renewals) {
+  Json history = Json::array();
+  for (const Renewals::Attempt& attempt : renewals.history) {
+    history.push_back({{"seconds_ago", seconds(attempt.age)},
+                       {"read_seconds", seconds(attempt.read)},
+                       {"write_seconds", seconds(attempt.write)},
+                       {"ok", attempt.is_ok}});
+  }
+  return {{"last_seconds_ago", seconds(renewals.last_age)},
+          {"last_read_seconds", seconds(renewals.last_read)},
+          {"last_write_seconds", seconds(renewals.last_write)},
+          {"write_seconds_max", seconds(renewals.write_max)},
+          {"count", renewals.count},
+          {"failures", renewals.failures},
+          {"history", history}};
+}
+
+Json or_null(const std::optional<Renewals>& renewals) {
+  return renewals.has_value() ? to_json(*renewals) : Json(nullptr);
+}
+
+Json to_json(const PoolReport::Leases& leases) {
+  const bool has_joined = leases.host_id != 0;
+  return {{"io_timeout_seconds", leases.io_timeout_seconds},
+          {"watchdog_seconds", leases.watchdog_seconds},
+          {"host_id", has_joined ? Json(leases.host_id) : Json(nullptr)},
+          {"host", text_or_null(leases.host_name)},
+          {"generation", has_joined ? Json(leases.generation) : Json(nullptr)},
+          {"state", lease_holder_state_name(leases.state)},
+          {"renewals", or_null(leases.renewals)}};
+}
+
+Json to_json(const OwnershipReport& report) {
+  return {{"state", report.state},
+          {"epoch", report.epoch},
+          {"holder", text_or_null(report.holder)},
+          {"take_over_in_seconds", seconds_or_null(report.take_over_in)}};
+}
+
 Error bad_member(const char* key, std::string_view what) {
   return Error(ErrorCode::invalid_argument,
                "the request's '" + std::string(key) + "' " + std::string(what));
@@ -126,7 +170,8 @@ Json to_json(const PoolReport& report) {
                {"live_bytes", nullptr},
                {"garbage_bytes", nullptr},
                {"unwritten_bytes", nullptr},
-               {"counted_seconds_ago", nullptr}};
+               {"counted_seconds_ago", nullptr},
+               {"leases", nullptr}};
   if (report.open.has_value()) {
     json["id"] = report.open->id.to_string();
     json["shared"] = report.open->shared;
@@ -167,6 +212,7 @@ Json to_json(const PoolReport& report) {
     json["unwritten_bytes"] = volumes.unwritten_bytes;
     json["counted_seconds_ago"] = seconds(volumes.age);
   }
+  if (report.leases.has_value()) json["leases"] = to_json(*report.leases);
   return json;
 }
 
@@ -198,7 +244,9 @@ Json to_json(const AttachmentReport& report) {
           {"since_unix_seconds", report.since.unix_seconds},
           {"loop", report.loop},
           {"qmp", text_or_null(report.qmp_path)},
-          {"machine", report.machine.has_value() ? to_json(*report.machine) : Json()}};
+          {"machine", report.machine.has_value() ? to_json(*report.machine) : Json()},
+          {"mode", text_or_null(report.mode)},
+          {"lease", report.lease.has_value() ? to_json(*report.lease) : Json()}};
 }
 
 Json to_json(const SnapshotReport& report) {
@@ -358,6 +406,63 @@ Json to_json(const FlattenReport& report) {
           {"bytes_done", report.bytes_done},
           {"bytes_total", report.bytes_total},
           {"reason", text_or_null(report.reason)}};
+}
+
+Json to_json(const LeaseReport& report) {
+  const bool had_owner = report.host_id != 0;
+  return {{"pool", report.volume.pool},
+          {"volume", report.volume.volume},
+          {"held", report.is_held},
+          {"mode", report.mode},
+          {"ours", report.is_ours},
+          {"host_id", had_owner ? Json(report.host_id) : Json(nullptr)},
+          {"host", text_or_null(report.host)},
+          {"generation", had_owner ? Json(report.generation) : Json(nullptr)},
+          {"epoch", report.lver},
+          {"holder_state", lease_holder_state_name(report.holder_state)},
+          {"since_unix_seconds",
+           report.since.has_value() ? Json(report.since->unix_seconds) : Json(nullptr)},
+          {"last_renewal_seconds_ago", seconds_or_null(report.last_renewal_age)},
+          {"take_over_in_seconds", seconds_or_null(report.take_over_in)}};
+}
+
+Json to_json(const std::vector<LeaseReport>& reports) {
+  Json leases = Json::array();
+  for (const LeaseReport& report : reports) leases.push_back(to_json(report));
+  return {{"leases", leases}};
+}
+
+Json to_json(const PoolHostReport& report) {
+  return {{"host_id", report.host_id},
+          {"host", text_or_null(report.name)},
+          {"generation", report.generation},
+          {"state", lease_holder_state_name(report.state)},
+          {"unchanged_seconds", seconds_or_null(report.unchanged)},
+          {"dead_in_seconds", seconds_or_null(report.dead_in)},
+          {"io_timeout_seconds", report.io_timeout_seconds},
+          {"this", report.is_this},
+          {"renewals", or_null(report.renewals)}};
+}
+
+Json to_json(const std::vector<PoolHostReport>& reports) {
+  Json hosts = Json::array();
+  for (const PoolHostReport& report : reports) hosts.push_back(to_json(report));
+  return {{"hosts", hosts}};
+}
+
+Json to_json(const HandOverAnswer& answer) {
+  return {{"pool", answer.volume.pool},
+          {"volume", answer.volume.volume},
+          {"to", text_or_null(answer.to)},
+          {"seconds", seconds(answer.duration)},
+          {"warning", text_or_null(answer.warning)}};
+}
+
+Json holder_to_json(const LeaseReport& report) {
+  return {{"host", text_or_null(report.host)},
+          {"host_id", report.host_id},
+          {"state", lease_holder_state_name(report.holder_state)},
+          {"take_over_in_seconds", seconds_or_null(report.take_over_in)}};
 }
 
 Json limits_to_json() {

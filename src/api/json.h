@@ -32,6 +32,13 @@ Json to_json(const AttachAnswer& answer);
 Json to_json(const DiffReport& report);
 Json to_json(const TransferAnswer& answer);
 Json to_json(const FlattenReport& report);
+Json to_json(const LeaseReport& report);
+Json to_json(const std::vector<LeaseReport>& reports);
+Json to_json(const PoolHostReport& report);
+Json to_json(const std::vector<PoolHostReport>& reports);
+Json to_json(const HandOverAnswer& answer);
+// Of an error lease-held: who has it.
+Json holder_to_json(const LeaseReport& report);
 Json limits_to_json();
 Json text_or_null(const std::string& text);
 

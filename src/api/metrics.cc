@@ -39,6 +39,12 @@ Value of_counters(const VolumeReport& volume) {
   return static_cast<double>((*volume.counters).*Member);
 }
 
+template <typename Figure>
+Value of_renewals(const PoolReport& pool, Figure figure) {
+  if (!pool.leases.has_value() || !pool.leases->renewals.has_value()) return std::nullopt;
+  return figure(*pool.leases->renewals);
+}
+
 using Space = PoolReport::Space;
 using Volumes = PoolReport::Volumes;
 using Counters = VolumeCounters;
@@ -128,6 +134,32 @@ constexpr std::array kPoolMetrics = {
     Metric<PoolReport>{{"holdfast_pool_unwritten_bytes", "gauge",
                         "Allocated beforehand and not written yet, of attached volumes."},
                        of_pool<&PoolReport::volumes, &Volumes::unwritten_bytes>},
+    Metric<PoolReport>{{"holdfast_pool_lease_renewal_age_seconds", "gauge",
+                        "Since this host last renewed its lease in a shared pool."},
+                       [](const PoolReport& pool) {
+                         return of_renewals(
+                             pool, [](const Renewals& all) { return seconds(all.last_age); });
+                       }},
+    Metric<PoolReport>{
+        {"holdfast_pool_lease_read_seconds", "gauge", "What reading took in the last renewal."},
+        [](const PoolReport& pool) {
+          return of_renewals(pool, [](const Renewals& all) { return seconds(all.last_read); });
+        }},
+    Metric<PoolReport>{
+        {"holdfast_pool_lease_write_seconds", "gauge", "What writing took in the last renewal."},
+        [](const PoolReport& pool) {
+          return of_renewals(pool, [](const Renewals& all) { return seconds(all.last_write); });
+        }},
+    Metric<PoolReport>{
+        {"holdfast_pool_lease_renewals_total", "counter", "Renewals that were done."},
+        [](const PoolReport& pool) {
+          return of_renewals(pool, [](const Renewals& all) { return number(all.count); });
+        }},
+    Metric<PoolReport>{{"holdfast_pool_lease_failures_total", "counter", "Renewals that failed."},
+                       [](const PoolReport& pool) {
+                         return of_renewals(
+                             pool, [](const Renewals& all) { return number(all.failures); });
+                       }},
 };
 
 constexpr std::array kVolumeMetrics = {
@@ -170,6 +202,16 @@ constexpr std::array kVolumeMetrics = {
         [](const VolumeReport& volume) -> Value {
           return volume.hold.has_value() ? seconds(volume.hold->duration) : 0;
         }},
+    Metric<VolumeReport>{{"holdfast_volume_lease_held", "gauge",
+                          "1 while the volume of a shared pool is this host's; 0: its requests "
+                          "wait, or it is lost."},
+                         [](const VolumeReport& volume) -> Value {
+                           if (!volume.attachment.has_value() ||
+                               !volume.attachment->lease.has_value()) {
+                             return std::nullopt;
+                           }
+                           return volume.attachment->lease->state == "held" ? 1 : 0;
+                         }},
     Metric<VolumeReport>{{"holdfast_volume_clients", "gauge", "Connected clients."},
                          [](const VolumeReport& volume) -> Value {
                            const auto& attachment = volume.attachment;

@@ -26,6 +26,12 @@ StatusReport example() {
   PoolReport::Volumes volumes;
   volumes.overcommit_ratio = 1.5;
   pool.volumes = volumes;
+  PoolReport::Leases leases;
+  leases.renewals = Renewals{};
+  leases.renewals->last_age = 4500ms;
+  leases.renewals->last_write = 12ms;
+  leases.renewals->failures = 3;
+  pool.leases = leases;
   status.pools = {pool};
   VolumeReport volume;
   volume.name = {"vms", "disk1"};
@@ -35,6 +41,9 @@ StatusReport example() {
   HoldReport hold;
   hold.duration = 1500ms;
   volume.hold = hold;
+  volume.attachment = AttachmentReport{};
+  volume.attachment->lease = OwnershipReport{};
+  volume.attachment->lease->state = "expired";
   status.volumes = {volume};
   return status;
 }
@@ -61,6 +70,10 @@ TEST(MetricsTest, SayWhatTheStatusSays) {
         "holdfast_pool_capacity_bytes{pool=\"vms\"} 1000000000000",
         "holdfast_pool_used_ratio{pool=\"vms\"} 0.8125", "holdfast_pool_level{pool=\"vms\"} 1",
         "holdfast_pool_overcommit_ratio{pool=\"vms\"} 1.5",
+        "holdfast_pool_lease_renewal_age_seconds{pool=\"vms\"} 4.5",
+        "holdfast_pool_lease_write_seconds{pool=\"vms\"} 0.012",
+        "holdfast_pool_lease_failures_total{pool=\"vms\"} 3",
+        "holdfast_volume_lease_held{pool=\"vms\",volume=\"disk1\"} 0",
         "holdfast_volume_reads_total{pool=\"vms\",volume=\"disk1\"} 42",
         "holdfast_volume_held_seconds{pool=\"vms\",volume=\"disk1\"} 1.5"}) {
     EXPECT_TRUE(has_line(text, line)) << line << " is not in\n" << text;

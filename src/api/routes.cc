@@ -65,13 +65,26 @@ Result<Json> get_pools(const Call& call) {
 
 // Makes a pool or opens one that exists.
 Result<Json> post_pools(const Call& call) {
-  const BodyReader body = TRY(BodyReader::parse(
-      call.request.body, {"name", "location", "create", "shared", "segment_bytes"}));
+  const BodyReader body = TRY(
+      BodyReader::parse(call.request.body, {"name", "location", "create", "shared", "segment_bytes",
+                                            "io_timeout_seconds", "watchdog_seconds"}));
   CreatePoolRequest request;
   request.name = TRY(body.text("name"));
   request.location = TRY(body.text("location"));
   request.shared = TRY(body.flag_or("shared", false));
   request.segment_bytes = TRY(body.number_or("segment_bytes", request.segment_bytes));
+  for (const auto& [key, into] : {std::pair("io_timeout_seconds", &request.io_timeout_seconds),
+                                  std::pair("watchdog_seconds", &request.watchdog_seconds)}) {
+    const std::uint64_t unset = ~std::uint64_t{0};
+    const std::uint64_t seconds = TRY(body.number_or(key, unset));
+    if (seconds == unset) continue;
+    if (!request.shared) {
+      return Error(ErrorCode::invalid_argument, "the request's '" + std::string(key) +
+                                                    "' is about leases, which only a shared "
+                                                    "pool has: it needs 'shared', too");
+    }
+    *into = static_cast<std::uint32_t>(std::min<std::uint64_t>(seconds, UINT32_MAX));
+  }
   const bool create = TRY(body.flag_or("create", false));
   const auto change = TRY(call.host().call<PoolChange>([request, create](Host& host) {
     if (create) return host.create_pool(request);
@@ -214,12 +227,16 @@ Result<Json> set_volume(const Call& call) {
 
 Result<Json> attach_volume(const Call& call) {
   const BodyReader body =
-      TRY(BodyReader::parse(call.request.body, {"protocol", "read_only", "qmp"}));
+      TRY(BodyReader::parse(call.request.body, {"protocol", "read_only", "qmp", "incoming",
+                                                "shared_writable", "shared_read_only"}));
   AttachRequest request;
   request.name = call.volume_name();
   request.protocol = TRY(body.text_or("protocol", "nbd"));
   request.read_only = TRY(body.flag_or("read_only", false));
   request.qmp_path = TRY(body.text_or("qmp", ""));
+  request.incoming = TRY(body.flag_or("incoming", false));
+  request.shared_writable = TRY(body.flag_or("shared_writable", false));
+  request.shared_read_only = TRY(body.flag_or("shared_read_only", false));
   return to_json(
       TRY(call.host().call<AttachAnswer>([request](Host& host) { return host.attach(request); })));
 }
@@ -353,12 +370,44 @@ Result<Json> delete_flatten(const Call& call) {
       call.host().call<FlattenReport>([name](Host& host) { return host.cancel_flatten(name); })));
 }
 
+Result<Json> get_leases(const Call& call) {
+  const std::string pool = call.request.pool_query;
+  return to_json(TRY(call.host().call<std::vector<LeaseReport>>(
+      [pool](Host& host) { return host.list_leases(pool); })));
+}
+
+Result<Json> get_lease(const Call& call) {
+  const VolumeName name = call.volume_name();
+  return to_json(
+      TRY(call.host().call<LeaseReport>([name](Host& host) { return host.show_lease(name); })));
+}
+
+Result<Json> break_lease(const Call& call) {
+  const VolumeName name = call.volume_name();
+  const auto was =
+      TRY(call.host().call<LeaseReport>([name](Host& host) { return host.break_lease(name); }));
+  return Json{
+      {"pool", name.pool}, {"volume", name.volume}, {"broken", true}, {"was", to_json(was)}};
+}
+
+Result<Json> get_hosts(const Call& call) {
+  const std::string pool = call.parts.at("pool");
+  return to_json(TRY(call.host().call<std::vector<PoolHostReport>>(
+      [pool](Host& host) { return host.list_hosts(pool); })));
+}
+
+Result<Json> hand_over_volume(const Call& call) {
+  const VolumeName name = call.volume_name();
+  return to_json(
+      TRY(call.host().call<HandOverAnswer>([name](Host& host) { return host.hand_over(name); })));
+}
+
 struct Route {
   RouteDescription description;
   Result<Json> (*handler)(const Call& call);
 };
 
-constexpr std::array<Route, 34> kRoutes = {{
+constexpr std::array<Route, 39> kRoutes = {{
     {{"GET", "/v1/status", "The daemon, its pools and what it serves", 200}, get_status},
     {{"GET", "/v1/pools", "The open pools", 200}, get_pools},
     {{"POST", "/v1/pools", "Open a pool, or create one", 200}, post_pools},
@@ -424,6 +473,16 @@ constexpr std::array<Route, 34> kRoutes = {{
      get_flatten},
     {{"DELETE", "/v1/pools/{pool}/volumes/{volume}/flatten", "Stop flattening", 200},
      delete_flatten},
+    {{"GET", "/v1/leases", "The leases of one shared pool or of all", 200}, get_leases},
+    {{"GET", "/v1/pools/{pool}/volumes/{volume}/lease", "Who has a volume of a shared pool", 200},
+     get_lease},
+    {{"POST", "/v1/pools/{pool}/volumes/{volume}/lease/break", "Free the lease of a dead host",
+      200},
+     break_lease},
+    {{"GET", "/v1/pools/{pool}/hosts", "The hosts of a shared pool", 200}, get_hosts},
+    {{"POST", "/v1/pools/{pool}/volumes/{volume}/handover",
+      "Let another host have an attached volume", 200},
+     hand_over_volume},
 }};
 
 std::string_view next_part(std::string_view& path) {
@@ -480,6 +539,26 @@ int http_status(ErrorCode code) {
   return 500;
 }
 
+ApiAnswer error_with_details(const Error& error, const Json& details) {
+  Json json = {
+      {"error",
+       {{"code", std::string(error_code_name(error.code()))}, {"message", error.message()}}}};
+  if (!details.is_null()) json["error"]["details"] = details;
+  return {http_status(error.code()), dump(json), "application/json"};
+}
+
+// An error is a code and a line; who keeps the volume from the caller is looked up for it.
+ApiAnswer refusal(const Call& call, const Error& error) {
+  if (error.code() != ErrorCode::lease_held || !call.parts.contains("volume")) {
+    return error_answer(error);
+  }
+  VolumeName name = call.volume_name();
+  name.volume = split_snapshot(name.volume).first;
+  const auto lease =
+      call.host().call<LeaseReport>([name](Host& host) { return host.show_lease(name); });
+  return lease.ok() ? lease_held_answer(error, lease.value()) : error_answer(error);
+}
+
 ApiAnswer answer_or_throw(ApiContext& context, const ApiRequest& request) {
   Call call{context, request, {}};
   bool path_known = false;
@@ -488,7 +567,7 @@ ApiAnswer answer_or_throw(ApiContext& context, const ApiRequest& request) {
     path_known = true;
     if (route.description.method != request.method) continue;
     auto result = route.handler(call);
-    if (!result.ok()) return error_answer(result.error());
+    if (!result.ok()) return refusal(call, result.error());
     const int status = route.description.success_status;
     if (result->is_string()) return {status, result->get<std::string>(), kMetricsContentType};
     return {status, dump(result.value()), "application/json"};
@@ -520,10 +599,11 @@ ApiAnswer answer(ApiContext& context, const ApiRequest& request) {
 }
 
 ApiAnswer error_answer(const Error& error) {
-  const Json json = {
-      {"error",
-       {{"code", std::string(error_code_name(error.code()))}, {"message", error.message()}}}};
-  return {http_status(error.code()), dump(json), "application/json"};
+  return error_with_details(error, nullptr);
+}
+
+ApiAnswer lease_held_answer(const Error& error, const LeaseReport& lease) {
+  return error_with_details(error, holder_to_json(lease));
 }
 
 }  // namespace holdfast

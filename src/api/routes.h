@@ -50,5 +50,7 @@ ApiAnswer answer(ApiContext& context, const ApiRequest& request);
 
 // {"error": {"code": ..., "message": ...}} with the status that fits.
 ApiAnswer error_answer(const Error& error);
+// The same of an error lease-held, with "details": who has it, and for how long.
+ApiAnswer lease_held_answer(const Error& error, const LeaseReport& lease);
 
 }  // namespace holdfast

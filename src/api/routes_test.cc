@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cctype>
 #include <fstream>
 #include <map>
@@ -95,6 +96,22 @@ TEST(OpenApiTest, SchemasHaveTheMembersThatAreSent) {
   EXPECT_EQ(members(schemas.at("Trashed")), members(to_json(TrashReport{})));
   EXPECT_EQ(members(schemas.at("VolumeRemoved")), members(to_json(RemoveAnswer{})));
   EXPECT_EQ(members(schemas.at("TrashEmptied")), members(to_json(EmptyTrashAnswer{})));
+  EXPECT_EQ(members(schemas.at("Lease")), members(to_json(LeaseReport{})));
+  EXPECT_EQ(members(schemas.at("HandedOver")), members(to_json(HandOverAnswer{})));
+  PoolHostReport host;
+  host.renewals = Renewals{};
+  host.renewals->history.push_back({});
+  const Json host_json = to_json(host);
+  EXPECT_EQ(members(schemas.at("PoolHost")), members(host_json));
+  const Json& renewals = host_json.at("renewals");
+  EXPECT_EQ(members(schemas.at("Renewals")), members(renewals));
+  EXPECT_EQ(members(schemas.at("Renewals").at("properties").at("history").at("items")),
+            members(renewals.at("history")[0]));
+  volume.attachment->lease = OwnershipReport{};
+  EXPECT_EQ(members(schemas.at("Ownership")), members(to_json(volume)["attachment"]["lease"]));
+  PoolReport pool;
+  pool.leases = PoolReport::Leases{};
+  EXPECT_EQ(members(schemas.at("PoolLeases")), members(to_json(pool).at("leases")));
 }
 
 TEST(OpenApiTest, EveryReferenceLeadsSomewhere) {
@@ -120,6 +137,53 @@ TEST(ErrorAnswerTest, CarriesCodeMessageAndStatus) {
   EXPECT_EQ(json["error"]["code"], "not-found");
   EXPECT_EQ(error_answer(Error(ErrorCode::busy, "")).status, 409);
   EXPECT_EQ(error_answer(Error(ErrorCode::no_space, "")).status, 507);
+}
+
+TEST(ErrorAnswerTest, OfALeaseThatIsHeldSaysWhoHasIt) {
+  LeaseReport lease;
+  lease.host = "kvm2";
+  lease.host_id = 2;
+  lease.holder_state = LeaseHolderState::failing;
+  lease.take_over_in = 22'500ms;
+  const Error error(ErrorCode::lease_held, "it is another's");
+  const ApiAnswer answer = lease_held_answer(error, lease);
+  EXPECT_EQ(answer.status, 409);
+  const auto json = nlohmann::json::parse(answer.body, nullptr, false);
+  ASSERT_TRUE(json.is_object()) << answer.body;
+  EXPECT_EQ(json["error"]["code"], "lease-held");
+  EXPECT_EQ(json["error"]["message"], "it is another's");
+  const auto expected = nlohmann::json::parse(
+      R"({"host": "kvm2", "host_id": 2, "state": "failing", "take_over_in_seconds": 22.5})");
+  EXPECT_EQ(json["error"]["details"], expected);
+  lease.take_over_in.reset();
+  EXPECT_NE(lease_held_answer(error, lease).body.find("\"take_over_in_seconds\": null"),
+            std::string::npos);
+  EXPECT_EQ(error_answer(error).body.find("details"), std::string::npos);
+  const auto document = read_document();
+  const auto& schema = document["components"]["schemas"]["Error"]["properties"]["error"];
+  EXPECT_EQ(members(schema.at("properties").at("details")),
+            members(Json(json["error"]["details"])));
+  const auto& codes = schema["properties"]["code"]["enum"];
+  EXPECT_NE(std::find(codes.begin(), codes.end(), "lease-held"), codes.end());
+}
+
+TEST(JsonTest, OfALeaseThatNobodyEverHadNamesNoHost) {
+  LeaseReport lease;
+  lease.volume = {"vms", "web"};
+  Json json = to_json(lease);
+  EXPECT_TRUE(json["host_id"].is_null());
+  EXPECT_TRUE(json["host"].is_null());
+  EXPECT_EQ(json["mode"], "free");
+  EXPECT_EQ(json["holder_state"], "free");
+  lease.host_id = 3;
+  lease.generation = 2;
+  lease.since = WallTime{1'700'000'000};
+  lease.last_renewal_age = 1500ms;
+  json = to_json(lease);
+  EXPECT_EQ(json["host_id"], 3);
+  EXPECT_EQ(json["generation"], 2);
+  EXPECT_EQ(json["since_unix_seconds"], 1'700'000'000);
+  EXPECT_EQ(json["last_renewal_seconds_ago"], 1.5);
 }
 
 TEST(BodyReaderTest, RefusesWhatDoesNotFitWithItsMember) {

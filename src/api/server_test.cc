@@ -125,6 +125,41 @@ TEST_F(ApiServerTest, APoolAndAVolumeComeAndGo) {
   EXPECT_TRUE(call("GET", "/v1/pools").body["pools"].empty());
 }
 
+TEST_F(ApiServerTest, WhatNeedsASharedPoolIsRefusedForALocalOne) {
+  nlohmann::json body = {
+      {"name", "vms"}, {"location", "dir:" + directory_ + "/vms"}, {"create", true}};
+  for (const char* key : {"io_timeout_seconds", "watchdog_seconds"}) {
+    nlohmann::json wrong = body;
+    wrong[key] = 5;
+    const Reply reply = call("POST", "/v1/pools", wrong.dump());
+    EXPECT_EQ(reply.status, 400) << reply.body;
+    EXPECT_NE(reply.body["error"]["message"].get<std::string>().find(key), std::string::npos);
+  }
+  body["shared"] = true;
+  body["io_timeout_seconds"] = 4'294'967'301;  // 5, of 32 bits
+  EXPECT_EQ(call("POST", "/v1/pools", body.dump()).status, 400);
+  body.erase("io_timeout_seconds");
+  body["shared"] = false;
+  const Reply made = call("POST", "/v1/pools", body.dump());
+  ASSERT_EQ(made.status, 200) << made.body;
+  EXPECT_TRUE(made.body["leases"].is_null());
+  ASSERT_EQ(
+      call("POST", "/v1/pools/vms/volumes", R"({"name": "disk1", "size_bytes": 1048576})").status,
+      201);
+  const std::string volume = "/v1/pools/vms/volumes/disk1";
+  for (const Reply& reply : {call("GET", "/v1/leases?pool=vms"), call("GET", "/v1/pools/vms/hosts"),
+                             call("GET", volume + "/lease"), call("POST", volume + "/lease/break"),
+                             call("POST", volume + "/handover"),
+                             call("POST", volume + "/attach", R"({"incoming": true})")}) {
+    EXPECT_EQ(reply.status, 501) << reply.body;
+    EXPECT_EQ(reply.body["error"]["code"], "unsupported");
+  }
+  EXPECT_EQ(call("GET", "/v1/leases").body, nlohmann::json::parse(R"({"leases": []})"));
+  EXPECT_EQ(
+      call("POST", volume + "/attach", R"({"incoming": true, "shared_writable": true})").status,
+      400);
+}
+
 TEST_F(ApiServerTest, WhatIsNotThereIsSaid) {
   EXPECT_EQ(call("GET", "/").status, 404);
   EXPECT_EQ(call("GET", "/v1").status, 404);

@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
+#include <chrono>
 #include <csignal>
 #include <cstdio>
 #include <filesystem>
@@ -14,9 +15,13 @@
 #include <optional>
 
 #include "api/client.h"
+#include "base/limits.h"
 #include "base/units.h"
+#include "cli/attach_wait.h"
 #include "cli/completion_bash.h"
+#include "cli/lease_output.h"
 #include "cli/output.h"
+#include "cli/table.h"
 #include "cli/transfer.h"
 #include "cli/vhost_snippets.h"
 #include "host/config.h"
@@ -30,6 +35,9 @@ constexpr int kDone = 0;
 constexpr int kRefused = 1;
 constexpr int kUsage = 2;
 constexpr unsigned kFlattenPollMicroseconds = 200'000;
+constexpr unsigned kAttachPollMicroseconds = 500'000;
+constexpr double kAttachWaitSecondsDefault = 10;
+constexpr double kAttachWaitSecondsMax = 86'400;
 
 // One line, whatever a message holds.
 void complain(std::string message) {
@@ -64,6 +72,11 @@ struct Arguments {
   bool vhost = false;
   bool read_only = false;
   std::string qmp;
+  bool incoming = false;
+  bool shared_writable = false;
+  double wait_seconds = kAttachWaitSecondsDefault;
+  std::optional<std::uint32_t> io_timeout_seconds;
+  std::optional<std::uint32_t> watchdog_seconds;
   std::vector<std::string> settings;
   bool watch = false;
   bool cancel = false;
@@ -152,41 +165,52 @@ class Client {
  public:
   explicit Client(const Arguments& arguments) : arguments_(arguments) {}
 
-  // Prints what went wrong and remembers the exit status when there is no answer.
-  std::optional<Json> call(const char* method, const std::string& target,
-                           const Json& body = nullptr) {
+  // What the daemon answered, or why there is no answer.
+  struct Reply {
+    std::optional<Json> answer;
+    std::string code;
+    std::string message;
+    Json details;  // of some errors
+  };
+
+  // Without a word.
+  Reply request(const char* method, const std::string& target, const Json& body = nullptr) const {
     const auto reply =
         call_api(arguments_.socket(), method, target, body.is_null() ? "" : body.dump());
-    if (!reply.ok()) {
-      fail("daemon-unreachable", unreachable(reply.error()));
-      return std::nullopt;
-    }
+    if (!reply.ok()) return {{}, "daemon-unreachable", unreachable(reply.error()), {}};
     Json answer = Json::parse(reply->body, nullptr, false);
     if (answer.is_discarded() || !answer.is_object()) {
-      fail("internal", "holdfastd answered with something that is not JSON (status " +
-                           std::to_string(reply->status) + ")");
-      return std::nullopt;
+      return {{},
+              "internal",
+              "holdfastd answered with something that is not JSON (status " +
+                  std::to_string(reply->status) + ")",
+              {}};
     }
-    if (reply->status >= 300 || answer.contains("error")) {
-      const Json error = answer.value("error", Json::object());
-      fail(text_of(error, "code"), text_of(error, "message"));
-      return std::nullopt;
-    }
-    return answer;
+    if (reply->status < 300 && !answer.contains("error")) return {std::move(answer), {}, {}, {}};
+    const Json error = answer.value("error", Json::object());
+    return {{}, text_of(error, "code"), text_of(error, "message"), member(error, "details")};
   }
 
-  // Without a word: for callers that have more to do when something fails.
+  // Prints what went wrong when there is no answer.
+  std::optional<Json> call(const char* method, const std::string& target,
+                           const Json& body = nullptr) {
+    Reply reply = request(method, target, body);
+    if (!reply.answer.has_value()) refuse(reply);
+    return std::move(reply.answer);
+  }
+
+  // For callers that have more to do when something fails.
   Result<Json> ask(const char* method, const std::string& target, const Json& body) {
-    const auto reply =
-        call_api(arguments_.socket(), method, target, body.is_null() ? "" : body.dump());
-    if (!reply.ok()) return Error(ErrorCode::path_failure, unreachable(reply.error()));
-    Json answer = Json::parse(reply->body, nullptr, false);
-    if (!answer.is_object()) {
-      return Error(ErrorCode::internal, "holdfastd answered with something that is not JSON");
-    }
-    if (reply->status < 300 && !answer.contains("error")) return answer;
-    const Json error = answer.value("error", Json::object());
-    return Error(error_code_of(text_of(error, "code")), text_of(error, "message"));
+    Reply reply = request(method, target, body);
+    if (reply.answer.has_value()) return std::move(*reply.answer);
+    const ErrorCode code =
+        reply.code == "daemon-unreachable" ? ErrorCode::path_failure : error_code_of(reply.code);
+    return Error(code, reply.message);
+  }
+
+  int refuse(const Reply& reply) const {
+    fail(reply.code, reply.message, reply.details);
+    return kRefused;
   }
 
   int refuse(const Error& error) {
@@ -238,9 +262,11 @@ class Client {
   }
 
  private:
-  void fail(const std::string& code, const std::string& message) const {
+  void fail(const std::string& code, const std::string& message,
+            const Json& details = nullptr) const {
     if (arguments_.json) {
-      const Json error = {{"error", {{"code", code}, {"message", message}}}};
+      Json error = {{"error", {{"code", code}, {"message", message}}}};
+      if (!details.is_null()) error["error"]["details"] = details;
       std::printf("%s\n", error.dump(2).c_str());
     }
     complain(message);
@@ -335,6 +361,49 @@ int flatten(Client& client, const Arguments& arguments) {
   return kRefused;
 }
 
+// The shell's prompt is not to stand behind what is shown.
+void end_line(int signal_number) {
+  static_cast<void>(::write(STDERR_FILENO, "\n", 1) == 1);
+  ::raise(signal_number);  // ends the process: the handler is gone (SA_RESETHAND)
+}
+
+// A volume that another host has is asked for again, for as long as that makes sense. Ctrl-C ends
+// the waiting: nothing is left of it, as the daemon does not wait.
+int attach(Client& client, const Arguments& arguments) {
+  const std::string target = parse_volume_name(arguments.name).target() + "/attach";
+  const Json body = {
+      {"protocol", arguments.vhost ? "vhost" : "nbd"}, {"read_only", arguments.read_only},
+      {"qmp", absolute_path(arguments.qmp)},           {"incoming", arguments.incoming},
+      {"shared_writable", arguments.shared_writable},  {"shared_read_only", arguments.shared}};
+  const bool is_shown = !arguments.json && ::isatty(STDERR_FILENO) != 0;
+  if (is_shown) {
+    struct sigaction action {};
+    action.sa_handler = end_line;
+    action.sa_flags = SA_RESETHAND;
+    ::sigaction(SIGINT, &action, nullptr);
+  }
+  AttachWait wait(arguments.wait_seconds);
+  auto asked = std::chrono::steady_clock::now();
+  double passed_seconds = 0;
+  for (;;) {
+    Client::Reply reply = client.request("POST", target, body);
+    if (is_shown) std::fprintf(stderr, "\r\033[K");
+    if (reply.answer.has_value()) return client.print(*reply.answer, attach_text);
+    if (reply.code != error_code_name(ErrorCode::lease_held)) return client.refuse(reply);
+    if (!wait.goes_on(reply.details, passed_seconds)) {
+      if (wait.waited_seconds() >= 1) {
+        reply.message += " (waited for " + format_seconds(wait.waited_seconds()) + ")";
+      }
+      return client.refuse(reply);
+    }
+    if (is_shown) std::fprintf(stderr, "%s", wait.text(reply.details).c_str());
+    ::usleep(kAttachPollMicroseconds);
+    const auto now = std::chrono::steady_clock::now();
+    passed_seconds = std::chrono::duration<double>(now - asked).count();
+    asked = now;
+  }
+}
+
 using Action = std::function<int(Client&)>;
 
 // The tree of commands. Each leaf sets `action`.
@@ -348,6 +417,7 @@ class Commands {
     add_trash_commands();
     add_snapshot_commands();
     add_attach_commands();
+    add_lease_commands();
     add_image_commands();
     add_other_commands();
   }
@@ -395,6 +465,10 @@ class Commands {
                                            {"shared", arguments_.shared}};
                               if (!arguments_.segment_size.empty())
                                 body["segment_bytes"] = parse_size(arguments_.segment_size);
+                              if (arguments_.io_timeout_seconds.has_value())
+                                body["io_timeout_seconds"] = *arguments_.io_timeout_seconds;
+                              if (arguments_.watchdog_seconds.has_value())
+                                body["watchdog_seconds"] = *arguments_.watchdog_seconds;
                               return client.run("POST", "/v1/pools", body, [](const Json& answer) {
                                 return "Pool " + text_of(answer, "name") + " is ready at " +
                                        text_of(answer, "location") + "\n";
@@ -402,7 +476,22 @@ class Commands {
                             });
     add_pool_name(create);
     add_location(create);
-    create->add_flag("--shared", arguments_.shared, "Several hosts use it (guarded by leases)");
+    CLI::Option* shared =
+        create->add_flag("--shared", arguments_.shared, "Several hosts use it (guarded by leases)");
+    create
+        ->add_option("--io-timeout", arguments_.io_timeout_seconds,
+                     "How long the storage may take for a lease (default: 5): a host renews its "
+                     "lease every 2 times that, and what it had is taken over after 8 times that")
+        ->type_name("SECONDS")
+        ->check(CLI::Range(std::uint32_t{1}, limits::kPoolIoTimeoutSecondsMax))
+        ->needs(shared);
+    create
+        ->add_option("--watchdog", arguments_.watchdog_seconds,
+                     "How much longer a take-over waits, for hosts that also run sanlock with its "
+                     "watchdog (default: 0; such hosts: 60)")
+        ->type_name("SECONDS")
+        ->check(CLI::Range(std::uint32_t{0}, limits::kPoolWatchdogSecondsMax))
+        ->needs(shared);
     create
         ->add_option("--segment-size", arguments_.segment_size,
                      "The unit of allocation (default 32M)")
@@ -751,16 +840,74 @@ class Commands {
         ->required();
   }
 
+  // Of volumes of shared pools.
+  void add_sharing_options(CLI::App* attach) {
+    CLI::Option* incoming = attach->add_flag(
+        "--incoming", arguments_.incoming,
+        "For the destination of a live migration: the host that has the volume hands it over when "
+        "the machine starts here");
+    CLI::Option* shared = attach->add_flag("--shared", arguments_.shared,
+                                           "Read-only, also on other hosts at the same time");
+    CLI::Option* writable = attach->add_flag(
+        "--shared-writable", arguments_.shared_writable,
+        "For machines with a cluster filesystem; all of them connect to this host");
+    shared->excludes(incoming)->excludes(writable);
+    writable->excludes(incoming);
+    attach
+        ->add_option("--wait", arguments_.wait_seconds,
+                     "How long to wait for a host that has the volume and lives (default: 10); one "
+                     "that does not is waited for until the volume can be taken over")
+        ->type_name("SECONDS")
+        ->check(CLI::Range(0.0, kAttachWaitSecondsMax));
+  }
+
+  void add_lease_commands() {
+    CLI::App* lease = app_.add_subcommand("lease", "Who has the volumes of shared pools");
+    lease->require_subcommand(1);
+    lease->fallthrough();
+    lease->footer("");
+    CLI::App* list =
+        leaf(lease, "list", "The leases of one shared pool, or of all", [this](Client& client) {
+          const std::string query =
+              arguments_.name.empty() ? "" : "?pool=" + escape_url(arguments_.name);
+          return client.run("GET", "/v1/leases" + query, nullptr, [](const Json& answer) {
+            return lease_table(answer.value("leases", Json::array()));
+          });
+        });
+    list->add_option("pool", arguments_.name, "Only this pool")->option_text("[POOL]");
+    add_volume_name(
+        leaf(lease, "show", "Who has a volume, and how that host is", [this](Client& client) {
+          return client.run("GET", parse_volume_name(arguments_.name).target() + "/lease", nullptr,
+                            lease_details);
+        }));
+    add_volume_name(leaf(
+        lease, "break", "Free the lease of a dead host; attaching does that by itself",
+        [this](Client& client) {
+          return client.run("POST", parse_volume_name(arguments_.name).target() + "/lease/break",
+                            Json::object(), broken_text);
+        }));
+    CLI::App* host = app_.add_subcommand("host", "The hosts of shared pools");
+    host->require_subcommand(1);
+    host->fallthrough();
+    host->footer("");
+    add_pool_name(
+        leaf(host, "list", "The hosts of a shared pool, and how they are", [this](Client& client) {
+          return client.run(
+              "GET", pool_target(arguments_.name) + "/hosts", nullptr,
+              [](const Json& answer) { return host_table(answer.value("hosts", Json::array())); });
+        }));
+    add_volume_name(leaf(&app_, "handover", "Let another host have an attached volume, at once",
+                         [this](Client& client) {
+                           return client.run(
+                               "POST", parse_volume_name(arguments_.name).target() + "/handover",
+                               Json::object(), hand_over_text);
+                         }));
+  }
+
   void add_attach_commands() {
     CLI::App* attach =
         leaf(&app_, "attach", "Serve a volume; prints its socket and how to use it",
-             [this](Client& client) {
-               const Json body = {{"protocol", arguments_.vhost ? "vhost" : "nbd"},
-                                  {"read_only", arguments_.read_only},
-                                  {"qmp", absolute_path(arguments_.qmp)}};
-               return client.run("POST", parse_volume_name(arguments_.name).target() + "/attach",
-                                 body, attach_text);
-             });
+             [this](Client& client) { return holdfast::attach(client, arguments_); });
     attach->add_option("volume", arguments_.name, "The volume, or a snapshot (read-only)")
         ->option_text("POOL/VOLUME[@SNAPSHOT]")
         ->required();
@@ -775,6 +922,7 @@ class Commands {
                      "A QMP socket of the virtual machine, for holdfastd alone: it pauses the "
                      "machine while requests are held for long, and resumes it")
         ->type_name("SOCKET");
+    add_sharing_options(attach);
     attach->footer(
         "A volume stays attached over restarts of holdfastd until it is detached. Examples:\n"
         "  holdfast attach vms/disk1 --vhost      # prints what to paste for QEMU and libvirt\n"

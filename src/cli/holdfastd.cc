@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <filesystem>
 #include <fstream>
+#include <optional>
 #include <sstream>
 #include <thread>
 
@@ -18,6 +19,7 @@
 #include "cli/daemon.h"
 #include "host/config.h"
 #include "host/host_thread.h"
+#include "host/names.h"
 
 namespace holdfast {
 namespace {
@@ -30,6 +32,7 @@ struct Options {
   std::string state_directory;
   std::vector<std::string> pools;
   std::string log_level;
+  std::optional<std::string> host_name;
   std::size_t loops = 0;
   bool foreground = false;
   bool check_config = false;
@@ -75,6 +78,10 @@ Result<HostConfig> configure(const Options& options) {
     config.log_level = *level;
   }
   if (options.loops != 0) config.loops = options.loops;
+  if (options.host_name.has_value()) {
+    TRY(check_host_name(*options.host_name).context("--host-name"));
+    config.host_name = *options.host_name;
+  }
   for (const std::string& text : options.pools) {
     PoolLocation pool = TRY(parse_pool_option(text));
     if (pool.location.starts_with("dir:") && pool.location.size() > 4) {
@@ -183,6 +190,10 @@ int main_program(int argc, char** argv) {
       ->type_name("NAME=dir:PATH")
       ->expected(1)
       ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
+  app.add_option("--host-name", options.host_name,
+                 "What this daemon is called in shared pools, where no other may have that name "
+                 "(default: made of the machine's name and id and the state's directory)")
+      ->type_name("NAME");
   app.add_option("--loops", options.loops,
                  "Threads that serve volumes (default: one per core, at most " +
                      std::to_string(limits::kServiceLoopsDefaultMax) + ")")

@@ -4,66 +4,17 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
-#include <ctime>
 #include <vector>
 
 #include "base/units.h"
+#include "cli/json_text.h"
+#include "cli/lease_output.h"
 #include "cli/table.h"
 
 namespace holdfast {
 namespace {
 
-constexpr const char* kUnknown = "-";
 constexpr std::size_t kShownClonesMax = 10;
-
-const Json& member(const Json& object, const char* key) {
-  static const Json kNull;
-  if (!object.is_object()) return kNull;
-  const auto at = object.find(key);
-  return at == object.end() ? kNull : *at;
-}
-
-std::string bytes_of(const Json& object, const char* key) {
-  const Json& value = member(object, key);
-  return value.is_number() ? format_bytes(value.get<std::uint64_t>()) : kUnknown;
-}
-
-std::string count_of(const Json& object, const char* key) {
-  const Json& value = member(object, key);
-  return value.is_number() ? format_count(value.get<std::uint64_t>()) : kUnknown;
-}
-
-std::string number_of(const Json& object, const char* key) {
-  const Json& value = member(object, key);
-  return value.is_number_integer() ? std::to_string(value.get<std::uint64_t>()) : kUnknown;
-}
-
-double seconds_of(const Json& object, const char* key) {
-  const Json& value = member(object, key);
-  return value.is_number() ? value.get<double>() : 0;
-}
-
-bool flag_of(const Json& object, const char* key) {
-  const Json& value = member(object, key);
-  return value.is_boolean() && value.get<bool>();
-}
-
-std::string or_unknown(std::string text) {
-  return text.empty() ? kUnknown : text;
-}
-
-std::string time_of(const Json& object, const char* key) {
-  const Json& value = member(object, key);
-  if (!value.is_number_integer()) return kUnknown;
-  const std::time_t time = value.get<std::int64_t>();
-  std::tm parts{};
-  char text[32];
-  if (::localtime_r(&time, &parts) == nullptr ||
-      std::strftime(text, sizeof text, "%Y-%m-%d %H:%M:%S", &parts) == 0) {
-    return kUnknown;
-  }
-  return text;
-}
 
 // Of what is not the reserve: at 100 % guests' writes are held.
 std::string percent_used(const Json& pool) {
@@ -135,6 +86,8 @@ std::string volume_name(const Json& volume) {
 
 // "serving", "held: pool full"
 std::string volume_state(const Json& volume) {
+  const std::string lease = lease_state(volume);
+  if (!lease.empty()) return lease;
   const Json& hold = member(volume, "hold");
   const std::string state = text_of(volume, "state");
   if (hold.is_object()) {
@@ -148,17 +101,6 @@ std::string access_of(const Json& volume) {
   if (!attachment.is_object()) return kUnknown;
   return flag_of(attachment, "read_only") ? "read-only" : "read-write";
 }
-
-class Details {
- public:
-  void add(const std::string& name, const std::string& value) {
-    text_ += name + ":" + std::string(name.size() < 12 ? 13 - name.size() : 1, ' ') + value + "\n";
-  }
-  std::string take() { return std::move(text_); }
-
- private:
-  std::string text_;
-};
 
 void add_hold(Details& details, const Json& hold) {
   details.add("held",
@@ -226,6 +168,8 @@ std::string notes(const Json& status) {
       out += "Pool " + text_of(pool, "name") + " is at level " + text_of(pool, "level") +
              percent_used(pool) + ": " + advice + "\n";
     }
+    const std::string lease = host_lease_note(pool);
+    if (!lease.empty()) out += "Pool " + text_of(pool, "name") + ": " + lease + "\n";
   }
   for (const Json& volume : member(status, "volumes")) {
     const std::string reason = text_of(volume, "reason");
@@ -239,6 +183,8 @@ std::string notes(const Json& status) {
              bytes_of(preallocation, "total_bytes") + " are preallocated, " + missing +
              (why.empty() ? "" : ": " + why) + "\n";
     }
+    const std::string lease = lease_note(volume);
+    if (!lease.empty()) out += "Volume " + volume_name(volume) + " " + lease + "\n";
     const Json& hold = member(volume, "hold");
     if (hold.is_object()) {
       out += "Volume " + volume_name(volume) + " is held: " + text_of(hold, "reason") + " for " +
@@ -257,11 +203,6 @@ std::string notes(const Json& status) {
 }
 
 }  // namespace
-
-std::string text_of(const Json& object, const char* key) {
-  const Json& value = member(object, key);
-  return value.is_string() ? value.get<std::string>() : std::string();
-}
 
 std::string pool_table(const Json& pools) {
   Table table({{"POOL"},
@@ -456,6 +397,7 @@ std::string pool_details(const Json& pool) {
     details.add("full in", format_seconds(seconds_of(pool, "seconds_to_full")) + " at this pace");
   }
   details.add("segments", bytes_of(pool, "segment_bytes") + " each");
+  add_pool_leases(details, pool);
   return details.take();
 }
 
@@ -501,6 +443,7 @@ std::string volume_details(const Json& volume) {
                                 number_of(attachment, "clients") + " clients, on loop " +
                                 number_of(attachment, "loop"));
     details.add("socket", or_unknown(text_of(attachment, "socket")));
+    add_ownership(details, volume);
     add_machine(details, attachment);
     const std::string uri = text_of(attachment, "uri");
     if (!uri.empty()) details.add("uri", uri);  // NBD has one, vhost-user-blk has none

@@ -4,13 +4,11 @@
 // (docs/openapi.json) and tolerates missing members, as a newer daemon may speak.
 #pragma once
 
-#include <nlohmann/json.hpp>
-
 #include <string>
 
-namespace holdfast {
+#include "cli/json_text.h"
 
-using Json = nlohmann::ordered_json;
+namespace holdfast {
 
 std::string pool_table(const Json& pools);
 std::string volume_table(const Json& volumes);
@@ -25,7 +23,5 @@ std::string flatten_text(const Json& flatten);
 std::string pool_details(const Json& pool);
 std::string volume_details(const Json& volume);
 std::string status_text(const Json& status);
-
-std::string text_of(const Json& object, const char* key);  // empty: absent or null
 
 }  // namespace holdfast

@@ -18,10 +18,11 @@ class Reader {
   Reader(HostConfig& config, std::string_view file_name) : config_(config), file_name_(file_name) {}
 
   Result<void> read(const toml::table& root) {
-    TRY(check_keys(root, {"runtime_dir", "state_dir", "loops", "log", "space", "trash", "volume",
-                          "hold", "pools"}));
+    TRY(check_keys(root, {"runtime_dir", "state_dir", "host_name", "loops", "log", "space", "trash",
+                          "volume", "hold", "pools"}));
     TRY(read_path(root, "runtime_dir", config_.runtime_directory));
     TRY(read_path(root, "state_dir", config_.state_directory));
+    TRY(read_host_name(root));
     TRY(read_loops(root));
     if (const toml::node* node = root.get("log")) TRY(read_log(*node));
     if (const toml::node* node = root.get("space")) TRY(read_space(*node));
@@ -70,6 +71,15 @@ class Reader {
     if (table.contains(key) && (out.empty() || out.front() != '/')) {
       return problem(*table.get(key), std::string(key) + " must be an absolute path");
     }
+    return {};
+  }
+
+  Result<void> read_host_name(const toml::table& root) {
+    if (!root.contains("host_name")) return {};
+    TRY(read_text(root, "host_name", config_.host_name));
+    auto named = check_host_name(config_.host_name);
+    if (!named.ok())
+      return problem(*root.get("host_name"), "host_name: " + named.error().message());
     return {};
   }
 

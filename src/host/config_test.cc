@@ -19,6 +19,7 @@ TEST(ConfigTest, ReadsEverySetting) {
   const auto result = parse_config(R"(
 runtime_dir = "/tmp/run"
 state_dir = "/tmp/state"
+host_name = "kvm1.example.org"
 loops = 3
 [log]
 file = "/tmp/holdfast.log"
@@ -44,6 +45,7 @@ vms = "dir:/srv/vms"
   EXPECT_EQ(config.state_directory, "/tmp/state");
   EXPECT_EQ(config.log_file, "/tmp/holdfast.log");
   EXPECT_EQ(config.log_level, LogLevel::debug);
+  EXPECT_EQ(config.host_name, "kvm1.example.org");
   EXPECT_EQ(config.loops, 3u);
   EXPECT_EQ(config.page_cache_bytes, 128 * kMiB);
   EXPECT_EQ(config.checkpoint_log_bytes, kGiB);
@@ -125,6 +127,10 @@ TEST(ConfigTest, RefusalsNameTheLineAndTheProblem) {
             "test.toml, line 2: unknown key 'runtime_dri'; did you mean 'runtime_dir'?");
   EXPECT_NE(refusal("runtime_dir = \"x\"").find("absolute path"), std::string::npos);
   EXPECT_NE(refusal("runtime_dir = 5").find("text in quotes"), std::string::npos);
+  EXPECT_NE(refusal("\nhost_name = \"a b\"").find("line 2: host_name: the name of a host must be"),
+            std::string::npos);
+  EXPECT_NE(refusal("host_name = \"\"").find("1 to 48"), std::string::npos);
+  EXPECT_NE(refusal("host_name = 5").find("text in quotes"), std::string::npos);
   EXPECT_NE(refusal("loops = 0").find("from 1 to 64"), std::string::npos);
   EXPECT_NE(refusal("loops = 65").find("from 1 to 64"), std::string::npos);
   EXPECT_NE(refusal("loops = \"many\"").find("from 1 to 64"), std::string::npos);

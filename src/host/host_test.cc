@@ -289,6 +289,61 @@ TEST_F(HostTest, AttachingAgainGivesTheSameAnswer) {
   EXPECT_TRUE(attach(disk_, true).ok());
 }
 
+TEST_F(HostTest, ALocalPoolRefusesWhatIsAboutLeases) {
+  ASSERT_TRUE(create_pool("vms").ok());
+  const VolumeName disk{"vms", "disk1"};
+  ASSERT_TRUE(create_volume(disk).ok());
+  const auto refused = [](const auto& result, const char* what) {
+    ASSERT_FALSE(result.ok()) << what;
+    EXPECT_EQ(result.error().code(), ErrorCode::unsupported) << what;
+    EXPECT_NE(result.error().message().find("pool 'vms' is local"), std::string::npos)
+        << result.error().message();
+  };
+  refused(host_->call<LeaseReport>([disk](Host& host) { return host.show_lease(disk); }), "show");
+  refused(host_->call<LeaseReport>([disk](Host& host) { return host.break_lease(disk); }), "break");
+  refused(host_->call<HandOverAnswer>([disk](Host& host) { return host.hand_over(disk); }), "hand");
+  using Leases = std::vector<LeaseReport>;
+  using Hosts = std::vector<PoolHostReport>;
+  refused(host_->call<Leases>([](Host& host) { return host.list_leases("vms"); }), "list");
+  refused(host_->call<Hosts>([](Host& host) { return host.list_hosts("vms"); }), "hosts");
+  const auto of_all = host_->call<Leases>([](Host& host) { return host.list_leases(""); });
+  ASSERT_TRUE(of_all.ok()) << of_all.error().message();
+  EXPECT_TRUE(of_all->empty()) << "no shared pool is open";
+  for (bool AttachRequest::*flag : {&AttachRequest::incoming, &AttachRequest::shared_writable,
+                                    &AttachRequest::shared_read_only}) {
+    AttachRequest request;
+    request.name = disk;
+    request.*flag = true;
+    refused(host_->call<AttachAnswer>([request](Host& host) { return host.attach(request); }),
+            "attach");
+  }
+  EXPECT_EQ(show(disk)->state, ServiceState::detached);
+  AttachRequest plain;
+  plain.name = disk;
+  const auto attached =
+      host_->call<AttachAnswer>([plain](Host& host) { return host.attach(plain); });
+  ASSERT_TRUE(attached.ok()) << attached.error().message();
+  EXPECT_EQ(attached->attachment.mode, "");
+  EXPECT_FALSE(attached->attachment.lease.has_value());
+}
+
+TEST_F(HostTest, TimesOfLeasesThatMakeNoSenseAreRefused) {
+  CreatePoolRequest request;
+  request.name = "vms";
+  request.location = location("vms");
+  request.shared = true;
+  for (const auto& [io_timeout_seconds, watchdog_seconds] :
+       {std::pair(0u, 0u), std::pair(61u, 0u), std::pair(5u, 601u)}) {
+    request.io_timeout_seconds = io_timeout_seconds;
+    request.watchdog_seconds = watchdog_seconds;
+    const auto made =
+        host_->call<PoolChange>([request](Host& host) { return host.create_pool(request); });
+    ASSERT_FALSE(made.ok());
+    EXPECT_EQ(made.error().code(), ErrorCode::invalid_argument) << made.error().message();
+  }
+  EXPECT_FALSE(std::filesystem::exists(directory_ + "/vms"));
+}
+
 TEST_F(HostTest, SocketsThatWouldMeetAreRefused) {
   ASSERT_TRUE(create_pool("a.b", location("1")).ok());
   ASSERT_TRUE(create_pool("a", location("2")).ok());

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "host/leases.h"
 
-#include <chrono>
 #include <string>
 #include <utility>
 

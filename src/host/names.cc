@@ -30,6 +30,15 @@ Result<void> check_attachable_name(std::string_view name) {
   return check_name("snapshot", snapshot);
 }
 
+Result<void> check_host_name(std::string_view name) {
+  const bool is_printable =
+      std::all_of(name.begin(), name.end(), [](char c) { return c > ' ' && c <= '~'; });
+  if (is_printable && !name.empty() && name.size() <= limits::kHostNameBytesMax) return {};
+  return Error(ErrorCode::invalid_argument,
+               "the name of a host must be 1 to " + std::to_string(limits::kHostNameBytesMax) +
+                   " printable characters of ASCII without spaces, such as kvm1.example.org");
+}
+
 std::size_t edit_distance(std::string_view a, std::string_view b) {
   std::vector<std::size_t> before_last(b.size() + 1);
   std::vector<std::size_t> last(b.size() + 1);

@@ -18,6 +18,9 @@ Result<void> check_attachable_name(std::string_view name);
 // The volume's name and, of a snapshot, its name; else empty.
 std::pair<std::string, std::string> split_snapshot(std::string_view name);
 
+// What a host may be called in the leases of shared pools.
+Result<void> check_host_name(std::string_view name);
+
 // Insertions, deletions, replacements and swaps of neighbours (optimal string alignment) that turn
 // one into the other.
 std::size_t edit_distance(std::string_view a, std::string_view b);

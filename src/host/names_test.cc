@@ -25,6 +25,18 @@ TEST(NamesTest, RefusesTheRestWithAReason) {
   EXPECT_FALSE(check_name("pool", std::string("a\0b", 3)).ok());
 }
 
+TEST(NamesTest, AHostsNameFitsIntoALease) {
+  for (const std::string& name : {std::string("kvm1"), std::string("kvm1.0123456789abcdef"),
+                                  std::string("a/b:c"), std::string(48, 'x')}) {
+    EXPECT_TRUE(check_host_name(name).ok()) << name;
+  }
+  for (const std::string& name :
+       {std::string(), std::string(49, 'x'), std::string("a b"), std::string("a\n"),
+        std::string("\xc3\xa4"), std::string("a\0b", 3), std::string("\x7f")}) {
+    EXPECT_FALSE(check_host_name(name).ok()) << name;
+  }
+}
+
 TEST(NamesTest, EditDistanceCountsSwapsOnce) {
   EXPECT_EQ(edit_distance("", ""), 0u);
   EXPECT_EQ(edit_distance("abc", ""), 3u);

@@ -50,6 +50,16 @@ TEST(StateTest, MonitorsSettingsAndPausedMachinesRoundTrip) {
   EXPECT_EQ(decoded->paused_machines, state.paused_machines);
 }
 
+TEST(StateTest, ModesOfAttachmentsRoundTripAndAreChecked) {
+  HostState state = example();
+  EXPECT_EQ(encode_state(state).find("mode"), std::string::npos) << "older versions can read it";
+  state.attachments[0].mode = AttachMode::shared_writable;
+  const auto decoded = decode_state(encode_state(state));
+  ASSERT_TRUE(decoded.ok()) << decoded.error().message();
+  EXPECT_EQ(decoded->attachments[0].mode, AttachMode::shared_writable);
+  EXPECT_EQ(decoded->attachments[1].mode, AttachMode::exclusive);
+}
+
 TEST(StateTest, TransfersRoundTripAndTheirNamesAreChecked) {
   HostState state = example();
   state.transfers = {

@@ -132,7 +132,8 @@ class Daemon:
     def create_pool(self, name="pool", path=None, **options):
         path = path or self.directory / name
         extra = [word for key, value in options.items()
-                 for word in ("--" + key.replace("_", "-"), str(value))]
+                 for word in ("--" + key.replace("_", "-"), str(value))
+                 if word != "True"]  # a flag, such as shared=True
         return self.call("pool", "create", name, f"dir:{path}", *extra)
 
     def attach_new(self, volume="pool/disk", size="1G"):

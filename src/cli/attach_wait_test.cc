@@ -1,0 +1,62 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "cli/attach_wait.h"
+
+#include <gtest/gtest.h>
+
+namespace holdfast {
+namespace {
+
+Json holder(const char* state, Json take_over_in_seconds = nullptr) {
+  return {{"host", "kvm2"},
+          {"host_id", 2},
+          {"state", state},
+          {"take_over_in_seconds", take_over_in_seconds}};
+}
+
+TEST(AttachWaitTest, AHolderThatLivesIsWaitedForAsLongAsAskedFor) {
+  AttachWait wait(10);
+  EXPECT_TRUE(wait.goes_on(holder("live"), 0));
+  EXPECT_TRUE(wait.goes_on(holder("live"), 9.5));
+  EXPECT_EQ(wait.text(holder("live")), "waits for host kvm2 (live) for another 0.5 s");
+  EXPECT_FALSE(wait.goes_on(holder("live"), 0.5));
+  EXPECT_DOUBLE_EQ(wait.waited_seconds(), 10);
+}
+
+TEST(AttachWaitTest, NoPatienceAsksOnce) {
+  AttachWait wait(0);
+  EXPECT_FALSE(wait.goes_on(holder("live"), 0));
+  AttachWait other(0);
+  EXPECT_FALSE(other.goes_on(holder("free"), 0)) << "asked again for as long as it is refused";
+  AttachWait unknown(0);
+  EXPECT_FALSE(unknown.goes_on(Json(), 0)) << "nothing is known of who has it";
+}
+
+TEST(AttachWaitTest, OneThatDoesNotLiveIsWaitedForUntilTheTakeOver) {
+  AttachWait wait(10);
+  for (const char* state : {"unknown", "failing", "dead"}) {
+    EXPECT_TRUE(wait.goes_on(holder(state), 100)) << state;
+  }
+  EXPECT_EQ(wait.text(holder("failing", 23.2)),
+            "waits for host kvm2 (failing): may be taken over in 23 s");
+  EXPECT_EQ(wait.text(holder("dead", 0)), "waits for host kvm2 (dead): may be taken over now");
+  EXPECT_EQ(wait.text(holder("unknown")), "waits for host kvm2 (unknown)");
+  EXPECT_TRUE(wait.goes_on(holder("live"), 9)) << "that time does not count against one that lives";
+  EXPECT_FALSE(wait.goes_on(holder("live"), 2));
+}
+
+TEST(AttachWaitTest, AHolderThatComesAndGoesDoesNotKeepItForEver) {
+  AttachWait wait(10);
+  int rounds = 0;
+  while (wait.goes_on(holder(rounds % 2 == 0 ? "live" : "failing"), 1) && rounds < 100) ++rounds;
+  EXPECT_EQ(rounds, 18);
+}
+
+TEST(AttachWaitTest, ToleratesDetailsThatAreMissing) {
+  const AttachWait wait(10);
+  EXPECT_EQ(wait.text(Json()), "waits for another host for another 10 s");
+  EXPECT_EQ(wait.text(Json::parse(R"({"state": 5, "host": []})")),
+            "waits for another host for another 10 s");
+}
+
+}  // namespace
+}  // namespace holdfast

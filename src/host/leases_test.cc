@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "host/leases.h"
+
+#include <gtest/gtest.h>
+
+namespace holdfast {
+namespace {
+
+bool has(const Error& error, const char* part) {
+  return error.message().find(part) != std::string::npos;
+}
+
+TEST(AttachModeTest, EveryModeHasANameThatIsReadBack) {
+  for (const AttachMode mode : {AttachMode::exclusive, AttachMode::incoming,
+                                AttachMode::shared_read_only, AttachMode::shared_writable}) {
+    EXPECT_EQ(parse_attach_mode(attach_mode_name(mode)), mode) << attach_mode_name(mode);
+  }
+  EXPECT_FALSE(parse_attach_mode("").has_value());
+  EXPECT_FALSE(parse_attach_mode("exclusively").has_value());
+}
+
+TEST(AttachModeTest, FollowsTheFlags) {
+  AttachRequest request;
+  EXPECT_EQ(attach_mode(request, false).value(), AttachMode::exclusive);
+  request.read_only = true;
+  EXPECT_EQ(attach_mode(request, false).value(), AttachMode::exclusive)
+      << "a reader that nobody else may change anything under";
+  request.shared_read_only = true;
+  EXPECT_EQ(attach_mode(request, false).value(), AttachMode::shared_read_only);
+  EXPECT_EQ(attach_mode(request, true).value(), AttachMode::exclusive)
+      << "a snapshot does not change, whoever reads it";
+  request = {};
+  request.shared_writable = true;
+  EXPECT_EQ(attach_mode(request, false).value(), AttachMode::shared_writable);
+  request = {};
+  request.incoming = true;
+  EXPECT_EQ(attach_mode(request, false).value(), AttachMode::incoming);
+}
+
+TEST(AttachModeTest, RefusesFlagsThatContradictEachOther) {
+  const auto refused = [](bool incoming, bool writable, bool shared, bool read_only,
+                          bool is_snapshot) {
+    AttachRequest request;
+    request.incoming = incoming;
+    request.shared_writable = writable;
+    request.shared_read_only = shared;
+    request.read_only = read_only;
+    const auto mode = attach_mode(request, is_snapshot);
+    return !mode.ok() && mode.error().code() == ErrorCode::invalid_argument;
+  };
+  EXPECT_TRUE(refused(true, true, false, false, false));
+  EXPECT_TRUE(refused(true, false, true, false, false));
+  EXPECT_TRUE(refused(false, true, true, false, false));
+  EXPECT_TRUE(refused(false, true, false, true, false)) << "a writer that is read-only";
+  EXPECT_TRUE(refused(false, true, false, false, true)) << "a snapshot is not written to";
+  EXPECT_TRUE(refused(true, false, false, false, true)) << "nobody owns a snapshot";
+}
+
+LeaseReport held(LeaseHolderState state) {
+  LeaseReport lease;
+  lease.volume = {"vms", "web"};
+  lease.is_held = true;
+  lease.mode = "exclusive";
+  lease.host_id = 2;
+  lease.host = "kvm2";
+  lease.holder_state = state;
+  lease.last_renewal_age = 2500ms;
+  return lease;
+}
+
+TEST(LeaseHeldErrorTest, OfAHolderThatLivesSaysWhereToDetach) {
+  const Error error = lease_held_error(held(LeaseHolderState::live), AttachMode::exclusive);
+  EXPECT_EQ(error.code(), ErrorCode::lease_held);
+  EXPECT_EQ(error.message(),
+            "volume 'vms/web' belongs to host 'kvm2', which is live (it renewed its lease 3 s "
+            "ago); detach it there (holdfast detach vms/web), or let it go from there (holdfast "
+            "handover vms/web)");
+}
+
+TEST(LeaseHeldErrorTest, OfOneThatDoesNotLiveSaysWhenItIsTakenOver) {
+  LeaseReport lease = held(LeaseHolderState::failing);
+  lease.last_renewal_age = 17s;
+  lease.take_over_in = 22'100ms;
+  EXPECT_EQ(lease_held_error(lease, AttachMode::exclusive).message(),
+            "volume 'vms/web' belongs to host 'kvm2', which has not renewed its lease for 17 s; it "
+            "can be attached here in 23 s, unless that host comes back before");
+  lease.holder_state = LeaseHolderState::dead;
+  EXPECT_TRUE(has(lease_held_error(lease, AttachMode::exclusive), "dead"));
+  lease.holder_state = LeaseHolderState::unknown;
+  lease.take_over_in.reset();
+  EXPECT_TRUE(has(lease_held_error(lease, AttachMode::exclusive), "takes a while to know"));
+}
+
+TEST(LeaseHeldErrorTest, OfASharedVolumeSaysHowItIsShared) {
+  LeaseReport lease = held(LeaseHolderState::live);
+  EXPECT_TRUE(has(lease_held_error(lease, AttachMode::shared_writable),
+                  "one host serves a shared-writable volume"));
+  lease.mode = "shared";
+  EXPECT_TRUE(has(lease_held_error(lease, AttachMode::exclusive), "attach it --shared here, too"));
+  lease.host.clear();
+  EXPECT_TRUE(has(lease_held_error(lease, AttachMode::exclusive), "host with the id 2"));
+}
+
+}  // namespace
+}  // namespace holdfast
