@@ -232,6 +232,7 @@ inline constexpr std::size_t kVhostMemoryRegionsMax = 64;
 // A region that is taken away is still found for so long: it may come back with other bounds.
 inline constexpr Duration kVhostRegionLeaveTime = 1s;
 inline constexpr std::size_t kVhostMessageBytesMax = 4096;
+inline constexpr std::uint64_t kVhostLogBytesMax = 256 * kMiB;  // of guest addresses up to 8 TiB
 inline constexpr std::size_t kVhostSessionsMax = 4;  // of one volume; one of them runs its queues
 inline constexpr Duration kVhostPollTimeMax = 32us;  // looks for new requests before it sleeps
 inline constexpr Duration kVhostPollTimeMin = 4us;

@@ -3,34 +3,12 @@
 
 #include <gtest/gtest.h>
 
-#include "block/testing_contract.h"
+#include <vector>
+
 #include "io/test_executor.h"
 
 namespace holdfast {
 namespace {
-
-// The contract suite, in virtual time.
-class MemoryDeviceHarness : public BlockDeviceHarness {
- public:
-  explicit MemoryDeviceHarness(Duration delay)
-      : device_(executor_, {.name = "m", .size_bytes = kContractDeviceBytes, .delay = delay}) {}
-  BlockDevice& device() override { return device_; }
-  void run_until(const std::function<bool()>& done) override {
-    ASSERT_TRUE(executor_.run_until(done));
-  }
-
- private:
-  TestExecutor executor_;
-  MemoryDevice device_;
-};
-
-INSTANTIATE_TEST_SUITE_P(Memory, BlockDeviceContract, testing::Values([] {
-                           return std::unique_ptr<BlockDeviceHarness>(
-                               new MemoryDeviceHarness(Duration{0}));
-                         }));
-INSTANTIATE_TEST_SUITE_P(SlowMemory, BlockDeviceContract, testing::Values([] {
-                           return std::unique_ptr<BlockDeviceHarness>(new MemoryDeviceHarness(5ms));
-                         }));
 
 class MemoryDeviceTest : public testing::Test {
  protected:

@@ -2,6 +2,7 @@
 #include "serve/vhost/guest_memory.h"
 
 #include <algorithm>
+#include <functional>
 #include <utility>
 
 #include "base/limits.h"
@@ -110,6 +111,34 @@ std::byte* GuestMemory::find_user_bytes(const std::vector<Region>& regions,
   return nullptr;
 }
 
+std::optional<std::uint64_t> GuestMemory::guest_address(const std::byte* at) const {
+  const auto find_in = [at](const Region& region) -> std::optional<std::uint64_t> {
+    const std::less<> is_before;  // addresses of different mappings
+    const std::byte* const data = region.memory->data();
+    if (is_before(at, data) || !is_before(at, data + region.place.size_bytes)) return std::nullopt;
+    return region.place.guest_address + static_cast<std::uint64_t>(at - data);
+  };
+  for (const auto* regions : {&regions_, &leaving_}) {
+    for (const Region& region : *regions) {
+      if (const auto found = find_in(region)) return found;
+    }
+  }
+  for (const Retired& retired : retired_) {
+    if (const auto found = find_in(retired.region)) return found;
+  }
+  return std::nullopt;
+}
+
+std::uint64_t GuestMemory::guest_end() const {
+  std::uint64_t end = 0;
+  for (const auto* regions : {&regions_, &leaving_}) {
+    for (const Region& region : *regions) {
+      end = std::max(end, region.place.guest_address + region.place.size_bytes);
+    }
+  }
+  return end;
+}
+
 bool GuestMemory::is_lost() const {
   const auto is_region_lost = [](const Region& region) { return region.memory->is_lost(); };
   return std::any_of(regions_.begin(), regions_.end(), is_region_lost) ||
@@ -117,7 +146,7 @@ bool GuestMemory::is_lost() const {
 }
 
 void GuestMemory::retire(Region region) {
-  retired_.push_back({std::move(region.memory), oldest_ + in_flight_.size() - 1});
+  retired_.push_back({std::move(region), oldest_ + in_flight_.size() - 1});
 }
 
 void GuestMemory::unmap_unused() {

@@ -15,6 +15,7 @@
 #include <cstdint>
 #include <deque>
 #include <memory>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -50,6 +51,11 @@ class GuestMemory {
   // All of a range of the virtual machine's address space; null: not wholly in one region.
   std::byte* user_bytes(std::uint64_t user_address, std::uint64_t size_bytes) const;
 
+  // Of a byte in any memory that is still mapped, also of what was taken away.
+  std::optional<std::uint64_t> guest_address(const std::byte* at) const;
+  // Behind the highest address of the guest's memory; 0: it has none.
+  std::uint64_t guest_end() const;
+
   std::size_t region_count() const { return regions_.size(); }
   std::size_t retired_count() const { return retired_.size(); }
   bool is_lost() const;
@@ -69,7 +75,7 @@ class GuestMemory {
     std::unique_ptr<SharedMemory> memory;
   };
   struct Retired {
-    std::unique_ptr<SharedMemory> memory;
+    Region region;
     std::uint64_t generation;  // the last that could use it
   };
 

@@ -73,16 +73,30 @@ Result<std::vector<std::uint16_t>> QueueInflight::recover(std::uint16_t used_ind
   in_this_order();
   store_little(at_ + kUsedIndexAt, used_index);
 
-  std::vector<std::pair<std::uint64_t, std::uint16_t>> taken;  // counter, head
+  const auto entries = entries_taken();
+  counter_ = entries.empty() ? 0 : entries.back().counter + 1;
+  return heads_of(entries);
+}
+
+std::vector<std::uint16_t> QueueInflight::taken() const {
+  return heads_of(entries_taken());
+}
+
+std::vector<std::uint16_t> QueueInflight::heads_of(const std::vector<Taken>& entries) {
+  std::vector<std::uint16_t> heads;
+  heads.reserve(entries.size());
+  for (const Taken& taken : entries) heads.push_back(taken.head);
+  return heads;
+}
+
+std::vector<QueueInflight::Taken> QueueInflight::entries_taken() const {
+  std::vector<Taken> entries;
   for (std::uint16_t i = 0; i < size_; ++i) {
     if (*entry(i) == std::byte{0}) continue;
-    taken.emplace_back(load_little<std::uint64_t>(entry(i) + kEntryCounterAt), i);
+    entries.push_back({load_little<std::uint64_t>(entry(i) + kEntryCounterAt), i});
   }
-  std::sort(taken.begin(), taken.end());
-  counter_ = taken.empty() ? 0 : taken.back().first + 1;
-  std::vector<std::uint16_t> heads;
-  for (const auto& [counter, taken_head] : taken) heads.push_back(taken_head);
-  return heads;
+  std::sort(entries.begin(), entries.end());
+  return entries;
 }
 
 void QueueInflight::begin(std::uint16_t head) {

@@ -9,6 +9,7 @@
 // Thread: one. Owner: a session.
 #pragma once
 
+#include <compare>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -41,13 +42,22 @@ class QueueInflight {
   // died may have left of its last batch. `used_index` is the used ring's. Fails on memory that
   // makes no sense.
   Result<std::vector<std::uint16_t>> recover(std::uint16_t used_index);
+  // The heads in flight, in that order.
+  std::vector<std::uint16_t> taken() const;
   void begin(std::uint16_t head);
   // A batch of answers: add each, make the used ring's index show them, then finish.
   void add_to_batch(std::uint16_t head);
   void finish_batch(const std::vector<std::uint16_t>& heads, std::uint16_t used_index);
 
  private:
+  struct Taken {
+    std::uint64_t counter;
+    std::uint16_t head;
+    auto operator<=>(const Taken&) const = default;
+  };
   std::byte* entry(std::uint16_t head) const;
+  std::vector<Taken> entries_taken() const;  // in order
+  static std::vector<std::uint16_t> heads_of(const std::vector<Taken>& entries);
 
   std::byte* at_ = nullptr;
   std::uint16_t size_ = 0;

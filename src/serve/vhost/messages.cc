@@ -13,9 +13,9 @@ namespace holdfast::vhost {
 namespace {
 
 constexpr std::uint64_t kProtocolFeatures =
-    bit(kProtocolMq) | bit(kProtocolReplyAck) | bit(kProtocolBackendRequest) |
-    bit(kProtocolConfig) | bit(kProtocolInflightMemory) | bit(kProtocolResetDevice) |
-    bit(kProtocolConfigureMemSlots);
+    bit(kProtocolMq) | bit(kProtocolLogMemory) | bit(kProtocolReplyAck) |
+    bit(kProtocolBackendRequest) | bit(kProtocolConfig) | bit(kProtocolInflightMemory) |
+    bit(kProtocolResetDevice) | bit(kProtocolConfigureMemSlots);
 
 constexpr std::size_t kInflightBytes = 24;
 constexpr std::size_t kConfigHeaderBytes = 12;  // offset, bytes, flags
@@ -41,8 +41,8 @@ std::uint64_t Session::offered_features() const {
   std::uint64_t features =
       bit(kBlkFeatureSizeMax) | bit(kBlkFeatureSegMax) | bit(kBlkFeatureBlockSize) |
       bit(kBlkFeatureFlush) | bit(kBlkFeatureTopology) | bit(kBlkFeatureConfigWce) |
-      bit(kBlkFeatureMq) | bit(kRingFeatureIndirect) | bit(kRingFeatureEventIndex) |
-      bit(kFeatureProtocolFeatures) | bit(kFeatureVersion1);
+      bit(kBlkFeatureMq) | bit(kFeatureLogAll) | bit(kRingFeatureIndirect) |
+      bit(kRingFeatureEventIndex) | bit(kFeatureProtocolFeatures) | bit(kFeatureVersion1);
   if (device_.read_only) return features | bit(kBlkFeatureReadOnly);
   return features | bit(kBlkFeatureDiscard) | bit(kBlkFeatureWriteZeroes);
 }
@@ -58,9 +58,15 @@ Task<std::optional<Session::Answer>> Session::handle(Message& message) {
     case MessageType::get_features:
       answer = reply_u64(offered_features());
       break;
-    case MessageType::set_features:
-      answer = set_features(in.get<std::uint64_t>());
+    case MessageType::set_features: {
+      const auto features = in.get<std::uint64_t>();
+      if (must_log_without_log(features)) {
+        refuse("to log what is written to memory, without a log");
+        co_return std::nullopt;
+      }
+      answer = set_features(features);
       break;
+    }
     case MessageType::get_protocol_features:
       answer = reply_u64(kProtocolFeatures);
       break;
@@ -89,6 +95,12 @@ Task<std::optional<Session::Answer>> Session::handle(Message& message) {
     case MessageType::add_mem_reg:
     case MessageType::rem_mem_reg:
       answer = change_region(message, message.header.type == MessageType::add_mem_reg);
+      break;
+    case MessageType::set_log_base:
+      answer = set_log_base(in, message);
+      break;
+    case MessageType::set_log_fd:
+      answer = set_log_event(message);
       break;
     case MessageType::set_vring_num:
     case MessageType::set_vring_base:
@@ -156,10 +168,18 @@ Session::Answer Session::refuse(const std::string& why) {
 Session::Answer Session::set_features(std::uint64_t features) {
   if ((features & ~offered_features()) != 0) return refuse("features that were not offered");
   features_ = features;
+  device_.is_logging = (features & bit(kFeatureLogAll)) != 0;
+  if (!device_.is_logging) device_.log.drop();
   device_.event_index = (features & bit(kRingFeatureEventIndex)) != 0;
   device_.indirect = (features & bit(kRingFeatureIndirect)) != 0;
   choose_write_through();
   return {};
+}
+
+// QEMU calls abort() when logging is refused, but takes a back-end that goes away for what it is:
+// it connects again, and says again how to log.
+bool Session::must_log_without_log(std::uint64_t features) const {
+  return (features & bit(kFeatureLogAll)) != 0 && !device_.log.is_there() && is_any_queue_active();
 }
 
 // A driver that knows neither flushes nor the switch expects every write to be durable (virtio 1.1,
@@ -248,11 +268,11 @@ Session::Answer Session::set_vring_number(ByteReader& in, MessageType type) {
 
 Session::Answer Session::set_vring_addresses(ByteReader& in) {
   const auto index = in.get<std::uint32_t>();
-  in.get<std::uint32_t>();  // flags: only for logging, which is not offered
+  const auto flags = in.get<std::uint32_t>();
   const auto descriptors = in.get<std::uint64_t>();
   const auto used = in.get<std::uint64_t>();
   const auto available = in.get<std::uint64_t>();
-  in.get<std::uint64_t>();  // where to log
+  const auto used_log_address = in.get<std::uint64_t>();
   if (!in.ok()) return {};
   if (index >= queues_.size()) return refuse("queue " + std::to_string(index));
   Queue::Setup& setup = queues_[index]->setup();
@@ -260,7 +280,10 @@ Session::Answer Session::set_vring_addresses(ByteReader& in) {
   setup.used_address = used;
   setup.available_address = available;
   setup.has_addresses = true;
+  setup.used_log_address.reset();
+  if ((flags & kVringFlagLog) != 0) setup.used_log_address = used_log_address;
   find_rings_again();
+  queues_[index]->log_used_ring();
   return {};
 }
 
@@ -296,7 +319,7 @@ Session::Answer Session::set_vring_event(Message& message) {
 Task<Session::Answer> Session::get_vring_base(std::uint32_t index) {
   Queue& queue = *queues_[index];
   const bool was_active = !queue.is_stopped();
-  queue.stop();  // also one that only waits for its turn
+  queue.stop(true);  // also one that only waits for its turn
   if (was_active) {
     co_await wait_for_queue(queue);
     queue.setup().base = queue.next_available();
@@ -340,6 +363,36 @@ Session::Answer Session::set_config(std::span<const std::byte> payload) {
   cache_is_off_ = in.get<std::uint8_t>() == 0;
   if (inflight_ != nullptr) inflight_->set_write_through(cache_is_off_);
   choose_write_through();
+  return {};
+}
+
+// --- The log of written pages ---
+
+Session::Answer Session::set_log_base(ByteReader& in, const Message& message) {
+  DirtyLog::Place place;
+  place.size_bytes = in.get<std::uint64_t>();
+  place.offset_bytes = in.get<std::uint64_t>();
+  if (!in.ok()) return {};
+  if ((protocol_features_ & bit(kProtocolLogMemory)) == 0) {
+    return refuse("a log of written pages that is not shared memory");
+  }
+  Answer answer;
+  if (message.descriptors.size() != 1) {
+    answer = refuse("a log of written pages without its one file");
+  } else {
+    const auto adopted =
+        device_.log.adopt(message.descriptors.front(), place, device_.memory.guest_end());
+    if (!adopted.ok()) answer = refuse(adopted.error().message());
+  }
+  // It has a reply of its own, which says what an acknowledgement does.
+  return {.is_reply = true, .payload = encode_u64(answer.refused ? 1 : 0)};
+}
+
+Session::Answer Session::set_log_event(Message& message) {
+  if (message.descriptors.size() != 1) return refuse("a log's event without its descriptor");
+  Descriptor event = std::move(message.descriptors.front());
+  if (!prepare_event(event)) return refuse("a log's event that is no eventfd");
+  log_event_ = std::move(event);
   return {};
 }
 

@@ -21,6 +21,8 @@ enum class MessageType : std::uint32_t {
   set_owner = 3,
   reset_owner = 4,
   set_mem_table = 5,
+  set_log_base = 6,
+  set_log_fd = 7,
   set_vring_num = 8,
   set_vring_addr = 9,
   set_vring_base = 10,
@@ -48,6 +50,7 @@ enum class BackendMessageType : std::uint32_t { config_change = 2 };
 
 // Protocol feature bits.
 inline constexpr unsigned kProtocolMq = 0;
+inline constexpr unsigned kProtocolLogMemory = 1;  // LOG_SHMFD
 inline constexpr unsigned kProtocolReplyAck = 3;
 inline constexpr unsigned kProtocolBackendRequest = 5;
 inline constexpr unsigned kProtocolConfig = 9;
@@ -58,6 +61,8 @@ inline constexpr unsigned kProtocolConfigureMemSlots = 15;
 inline constexpr std::size_t kMemTableRegionsMax = 8;  // of one set_mem_table
 inline constexpr std::size_t kRegionBytes = 32;  // guest address, bytes, user address, file offset
 inline constexpr std::size_t kConfigBytesMax = 256;
+inline constexpr std::uint64_t kLogPageBytes = 4096;
+inline constexpr std::uint32_t kVringFlagLog = 1;  // of set_vring_addr: log the used ring
 inline constexpr std::uint64_t kVringIndexMask = 0xFF;
 inline constexpr std::uint64_t kVringNoDescriptor = 1u << 8;
 

@@ -67,10 +67,13 @@ void Queue::start(QueueInflight inflight) {
   }
   if (!find_rings()) return device_.break_down(VhostFault::ring_address);
   size_ = static_cast<std::uint16_t>(size);
+  // A daemon that died may have written more than it came to mark.
+  log_used_ring();
   requests_ = std::vector<Request>(size_);
   published_.reserve(size_);
   inflight_ = inflight;
   asked_for_kick_ = false;
+  puts_back_ = false;
   used_index_ = load_shared(used_ + kIndexAt);
   next_available_ = setup_.base;
   // The interrupt for the last answers may have been lost with the daemon that gave them; after
@@ -89,8 +92,9 @@ void Queue::start(QueueInflight inflight) {
   }
 }
 
-void Queue::stop() {
+void Queue::stop(bool puts_back) {
   if (state_ == State::running) state_ = State::stopping;
+  if (puts_back) puts_back_ = true;
   kick_.reset();
   setup_.has_kick = false;
   note_idle();
@@ -105,10 +109,48 @@ void Queue::give_up_held() {
 
 void Queue::note_idle() {
   if (state_ == State::stopping && in_flight_ == 0) {
+    if (puts_back_) put_back_given_up();
     state_ = State::stopped;
     requests_.clear();
     inflight_ = {};
   }
+}
+
+// As if it had not been taken. Whoever starts the queue with the same in-flight memory knows these
+// heads from there; after a live migration nobody does. The slots from the used index on are not
+// the driver's until they are answered, and no driver reads its available ring.
+void Queue::put_back_given_up() {
+  if (device_.is_broken || !inflight_.is_tracked()) return;
+  const std::vector<std::uint16_t> heads = inflight_.taken();
+  const auto is_known = [this](std::uint16_t head) { return head < size_; };
+  // The memory is not ours alone: only what fits the rings.
+  if (heads.size() != static_cast<std::uint16_t>(next_available_ - used_index_) ||
+      heads.size() > size_ || !std::all_of(heads.begin(), heads.end(), is_known)) {
+    return;
+  }
+  next_available_ = used_index_;
+  for (std::size_t i = 0; i < heads.size(); ++i) {
+    const std::size_t slot = static_cast<std::uint16_t>(used_index_ + i) % size_;
+    std::byte* const at = available_ + kRingHeaderBytes + 2 * slot;
+    store_little(at, heads[i]);
+    device_.note_written(at, sizeof heads[i]);
+  }
+}
+
+void Queue::log_used_ring() {
+  if (state_ != State::stopped) log_used(0, used_bytes(setup_.size));
+}
+
+void Queue::log_used(std::uint64_t offset_bytes, std::uint64_t size_bytes) {
+  if (!device_.is_logging || !setup_.used_log_address.has_value()) return;
+  device_.note_written(*setup_.used_log_address + offset_bytes, size_bytes);
+}
+
+void Queue::log_payload(const Request& request) {
+  if (!device_.is_logging || request.payload.empty()) return;
+  const auto type = static_cast<BlkType>(load_little<std::uint32_t>(request.header.data()));
+  if (type != BlkType::in && type != BlkType::get_id) return;
+  for (const iovec& vector : request.payload) device_.note_written(vector.iov_base, vector.iov_len);
 }
 
 std::uint16_t Queue::available_index() const {
@@ -122,7 +164,10 @@ bool Queue::take_requests() {
   if (asked_for_kick_) {
     asked_for_kick_ = false;
     // With event indexes the one that was passed stays behind, which asks for nothing.
-    if (!device_.event_index) store_shared(used_, kUsedNoNotify);
+    if (!device_.event_index) {
+      store_shared(used_, kUsedNoNotify);
+      log_used(0, sizeof kUsedNoNotify);
+    }
   }
   for (; pending != 0; pending = static_cast<std::uint16_t>(available_index() - next_available_)) {
     if (pending > size_) {
@@ -173,11 +218,7 @@ bool Queue::ask_for_kick() {
   if (!takes_requests()) return false;
   if (!asked_for_kick_) {
     asked_for_kick_ = true;
-    if (device_.event_index) {
-      store_shared(used_ + kRingHeaderBytes + kUsedEntryBytes * size_, next_available_);
-    } else {
-      store_shared(used_, 0);
-    }
+    ask_from(next_available_, 0);
     full_fence();
   }
   return available_index() != next_available_;
@@ -186,13 +227,15 @@ bool Queue::ask_for_kick() {
 void Queue::stop_asking() {
   if (!asked_for_kick_ || !takes_requests()) return;
   asked_for_kick_ = false;
-  if (device_.event_index) {
-    // An index that is behind already is never passed.
-    store_shared(used_ + kRingHeaderBytes + kUsedEntryBytes * size_,
-                 static_cast<std::uint16_t>(next_available_ - 1));
-  } else {
-    store_shared(used_, kUsedNoNotify);
-  }
+  // An index that is behind already is never passed.
+  ask_from(static_cast<std::uint16_t>(next_available_ - 1), kUsedNoNotify);
+}
+
+// With event indexes the one to be kicked for, without them the flags.
+void Queue::ask_from(std::uint16_t event, std::uint16_t flags) {
+  const std::size_t at = device_.event_index ? kRingHeaderBytes + kUsedEntryBytes * size_ : 0;
+  store_shared(used_ + at, device_.event_index ? event : flags);
+  log_used(at, sizeof event);
 }
 
 bool Queue::publish() {
@@ -208,15 +251,24 @@ bool Queue::publish() {
   while (Request* request = done_.pop_front()) {
     const bool is_ok = request->status == BlkStatus::ok;
     *request->status_at = static_cast<std::byte>(request->status);
-    std::byte* const entry = used_ + kRingHeaderBytes + kUsedEntryBytes * (used_index_ % size_);
-    store_little<std::uint32_t>(entry, request->head);
-    store_little<std::uint32_t>(entry + 4, (is_ok ? request->writable_bytes : 0) + 1);
+    device_.note_written(request->status_at, 1);
+    const std::size_t at = kRingHeaderBytes + kUsedEntryBytes * (used_index_ % size_);
+    store_little<std::uint32_t>(used_ + at, request->head);
+    store_little<std::uint32_t>(used_ + at + 4, (is_ok ? request->writable_bytes : 0) + 1);
+    log_used(at, kUsedEntryBytes);
     if (inflight_.is_tracked()) inflight_.add_to_batch(request->head);
     published_.push_back(request->head);
     ++used_index_;
     release(*request);
   }
+  // What is not marked must not be seen.
+  if (device_.is_logging && device_.log.is_lost()) device_.break_down(VhostFault::memory_lost);
+  if (device_.is_broken) {
+    note_idle();
+    return false;
+  }
   store_shared(used_ + kIndexAt, used_index_);
+  log_used(kIndexAt, sizeof used_index_);
   if (inflight_.is_tracked()) inflight_.finish_batch(published_, used_index_);
   if (wants_interrupt(before, used_index_) && call_.is_open()) {
     ++device_.statistics.calls;
@@ -235,6 +287,7 @@ bool Queue::wants_interrupt(std::uint16_t before, std::uint16_t after) {
 
 void Queue::release(Request& request) {
   HOLDFAST_ASSERT(request.is_taken && !request.link.is_linked());
+  log_payload(request);
   request.is_taken = false;
   if (request.long_request != nullptr) {
     device_.long_requests.put(*request.long_request);

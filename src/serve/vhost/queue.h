@@ -17,6 +17,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "base/list.h"
@@ -40,6 +41,7 @@ class Queue {
     std::uint64_t descriptors_address = 0;
     std::uint64_t used_address = 0;
     std::uint64_t available_address = 0;
+    std::optional<std::uint64_t> used_log_address;  // the guest's; nothing: it is not logged
     bool has_addresses = false;
     std::uint16_t base = 0;
     bool has_kick = false;
@@ -60,8 +62,9 @@ class Queue {
 
   // Resumes what the in-flight memory knows. A refusal has been counted: the device is broken.
   void start(QueueInflight inflight);
-  // Takes no more requests.
-  void stop();
+  // Takes no more requests. With `puts_back`, the available ring then shows again what was taken
+  // and not answered, for whoever starts the queue without the in-flight memory.
+  void stop(bool puts_back = false);
   // Stopping: gives up what the device holds, where the in-flight memory keeps it until the queue
   // starts again.
   void give_up_held();
@@ -69,6 +72,8 @@ class Queue {
   std::uint16_t next_available() const { return next_available_; }
   // After the guest's memory has changed. Without its rings the device is broken.
   void find_rings_again();
+  // Marks all of the used ring: what was written to it before it was known where to log.
+  void log_used_ring();
 
   // Takes what is available; true if there was anything.
   bool take_requests();
@@ -91,8 +96,12 @@ class Queue {
   }
   bool find_rings();
   bool take(std::uint16_t head, bool is_resumed);
+  void log_used(std::uint64_t offset_bytes, std::uint64_t size_bytes);
+  void log_payload(const Request& request);
+  void put_back_given_up();
   bool wants_interrupt(std::uint16_t before, std::uint16_t after);
   std::uint16_t available_index() const;
+  void ask_from(std::uint16_t event, std::uint16_t flags);
   void note_idle();
 
   // chain.cc: from descriptors to vectors
@@ -126,6 +135,7 @@ class Queue {
   std::uint16_t next_available_ = 0;
   std::uint16_t used_index_ = 0;
   bool asked_for_kick_ = false;
+  bool puts_back_ = false;
   QueueInflight inflight_;
 
   std::vector<Request> requests_;  // by head

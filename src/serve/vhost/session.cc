@@ -183,6 +183,8 @@ Task<bool> Session::send_answer(MessageHeader header, Answer answer) {
 
 void Session::start_queues() {
   if (is_closing_ || device_.is_broken) return;
+  // In the handshake of a back-end that comes back during a migration the log comes last.
+  if (device_.is_logging && !device_.log.is_there()) return;
   for (std::size_t i = 0; i < queues_.size(); ++i) {
     Queue& queue = *queues_[i];
     if (!queue.is_stopped() || !queue.can_start()) continue;
@@ -212,6 +214,9 @@ Task<void> Session::wait_for_queue(Queue& queue) {
   if (is_any_queue_active()) co_return;
   // As after a reset by the guest: another chance, for it or for another session.
   device_.is_broken = false;
+  // QEMU has taken what is in the log by the time that it starts queues again, gives another log
+  // then, and may do that after they run.
+  device_.log.expect_successor();
   poller_.remove();
   server_.give_up(*this);
 }
@@ -232,8 +237,8 @@ void Session::give_up_held() {
 
 // At the end of a turn in which requests were done.
 void Session::publish() {
-  if (!device_.is_broken &&
-      (device_.memory.is_lost() || (inflight_ != nullptr && inflight_->is_lost()))) {
+  if (!device_.is_broken && (device_.memory.is_lost() || device_.log.is_lost() ||
+                             (inflight_ != nullptr && inflight_->is_lost()))) {
     device_.break_down(VhostFault::memory_lost);
   }
   if (device_.is_broken && !std::exchange(has_logged_, true)) {
@@ -259,7 +264,12 @@ void Session::publish() {
     device_.is_stalled = false;
     wake();
   }
+  tell_of_log();
   progress_.notify_all();
+}
+
+void Session::tell_of_log() {
+  if (std::exchange(device_.has_logged, false) && log_event_.is_open()) signal_event(log_event_);
 }
 
 // There may be something to find. Often said at the end of a turn, behind its looks.

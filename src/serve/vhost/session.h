@@ -77,6 +77,7 @@ class Session {
   bool look();
   void wake();
   void on_kick();
+  void tell_of_log();
   void send_config_change();
 
   // messages.cc: what each means
@@ -94,9 +95,12 @@ class Session {
   Answer set_config(std::span<const std::byte> payload);
   Answer get_inflight(ByteReader& in);
   Answer set_inflight(ByteReader& in, Message& message);
+  Answer set_log_base(ByteReader& in, const Message& message);
+  Answer set_log_event(Message& message);
   Answer refuse(const std::string& why);
   std::uint64_t offered_features() const;
   void choose_write_through();
+  bool must_log_without_log(std::uint64_t features) const;
   void find_rings_again();
 
   VhostServer& server_;
@@ -104,6 +108,7 @@ class Session {
   Device device_;
   std::vector<std::unique_ptr<Queue>> queues_;
   std::unique_ptr<InflightMemory> inflight_;
+  Descriptor log_event_;  // signalled after pages were marked
   std::uint64_t features_ = 0;
   std::uint64_t protocol_features_ = 0;
   bool cache_is_off_ = false;  // the guest switched it off

@@ -33,6 +33,8 @@ std::string_view vhost_fault_name(VhostFault fault) {
       return "head_in_flight";
     case VhostFault::ring_address:
       return "ring_address";
+    case VhostFault::log_out_of_range:
+      return "log_out_of_range";
     case VhostFault::ring_setup:
       return "ring_setup";
     case VhostFault::inflight_malformed:

@@ -27,7 +27,8 @@ enum class VhostFault : std::uint8_t {
   available_index,  // more new requests than the queue has room for
   head_in_flight,   // made available twice
   ring_address,
-  ring_setup,  // size, alignment or order of messages
+  log_out_of_range,  // written to a page that the log has no bit for
+  ring_setup,        // size, alignment or order of messages
   inflight_malformed,
   memory_lost,  // the peer truncated a file that we share
   message_unknown,

@@ -333,9 +333,9 @@ class TestFrontend {
       bit(kBlkFeatureDiscard) | bit(kBlkFeatureWriteZeroes) | bit(kRingFeatureIndirect) |
       bit(kFeatureProtocolFeatures) | bit(kFeatureVersion1);
   static constexpr std::uint64_t kProtocolFeatures =
-      bit(kProtocolMq) | bit(kProtocolReplyAck) | bit(kProtocolBackendRequest) |
-      bit(kProtocolConfig) | bit(kProtocolInflightMemory) | bit(kProtocolResetDevice) |
-      bit(kProtocolConfigureMemSlots);
+      bit(kProtocolMq) | bit(kProtocolLogMemory) | bit(kProtocolReplyAck) |
+      bit(kProtocolBackendRequest) | bit(kProtocolConfig) | bit(kProtocolInflightMemory) |
+      bit(kProtocolResetDevice) | bit(kProtocolConfigureMemSlots);
 
   TestFrontend(TestDaemon& daemon, TestGuest& guest)
       : daemon_(daemon), guest_(guest), peer_(std::make_shared<TestPeer>()) {
@@ -422,7 +422,8 @@ class TestFrontend {
            tell_u64(MessageType::set_features, features() & offered->u64());
   }
   std::uint64_t features() const {
-    return kFeatures | (guest_.options().event_index ? bit(kRingFeatureEventIndex) : 0);
+    return kFeatures | (guest_.options().event_index ? bit(kRingFeatureEventIndex) : 0) |
+           (is_logging_ ? bit(kFeatureLogAll) : 0);
   }
   bool share_memory() { return share_memory({guest_.region()}); }
   bool share_memory(const std::vector<RegionPlace>& regions) {
@@ -474,11 +475,37 @@ class TestFrontend {
     return tell(MessageType::set_vring_addr,
                 Payload()
                     .put(static_cast<std::uint32_t>(queue))
-                    .put(std::uint32_t{0})
+                    .put(is_logging_ ? kVringFlagLog : 0)
                     .put(TestGuest::user_address(guest_.descriptors_at(queue)))
                     .put(TestGuest::user_address(guest_.used_at(queue)))
                     .put(TestGuest::user_address(guest_.available_at(queue)))
-                    .put(std::uint64_t{0}));
+                    .put(used_log_address(queue)));
+  }
+
+  // --- The log of a migration ---
+  // Where the used rings are logged: not where they are, so that it can be told apart.
+  static std::uint64_t used_log_address(std::size_t queue) {
+    return TestGuest::kGuestBase + 16 * kMiB + 64 * kKiB * queue;
+  }
+  static Bytes log_payload(std::uint64_t size_bytes, std::uint64_t offset_bytes = 0) {
+    return Payload().put(size_bytes).put(offset_bytes);
+  }
+  // What the server said of it; nothing: not what it should.
+  std::optional<std::uint64_t> give_log(const TestMemory& log) {
+    std::vector<Descriptor> files;
+    files.push_back(log.descriptor());
+    const auto reply =
+        ask(MessageType::set_log_base, log_payload(log.size_bytes()), std::move(files));
+    return reply.has_value() ? std::optional(reply->u64()) : std::nullopt;
+  }
+  // From now on in what the front-end says by itself.
+  void want_logging(bool value) { is_logging_ = value; }
+  // As QEMU does it while the queues run.
+  bool set_logging(bool value) {
+    want_logging(value);
+    bool ok = tell_u64(MessageType::set_features, features());
+    for (std::size_t i = 0; i < guest_.options().queue_count; ++i) ok = ok && set_addresses(i);
+    return ok;
   }
   // All but that it runs.
   bool prepare_queue(std::size_t queue, std::uint16_t base = 0) {
@@ -554,6 +581,7 @@ class TestFrontend {
   std::shared_ptr<TestPeer> peer_;
   std::vector<Events> events_;
   Bytes output_;
+  bool is_logging_ = false;
 };
 
 }  // namespace holdfast::vhost

@@ -19,6 +19,7 @@ inline constexpr unsigned kBlkFeatureConfigWce = 11;
 inline constexpr unsigned kBlkFeatureMq = 12;
 inline constexpr unsigned kBlkFeatureDiscard = 13;
 inline constexpr unsigned kBlkFeatureWriteZeroes = 14;
+inline constexpr unsigned kFeatureLogAll = 26;  // vhost's own
 inline constexpr unsigned kRingFeatureIndirect = 28;
 inline constexpr unsigned kRingFeatureEventIndex = 29;
 inline constexpr unsigned kFeatureProtocolFeatures = 30;  // vhost-user's own
