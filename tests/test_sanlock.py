@@ -8,11 +8,13 @@ watchdog."""
 import json
 import shutil
 import tempfile
+import time
 import unittest
 from pathlib import Path
 
 from support import programs, sanlock
 from support.daemon import test_root
+from support.lease_contender import LeaseContender, make_pool
 
 SPACE = "0f1e2d3c-4b5a-4978-8695-a4b3c2d1e0f0"
 VOLUME = "fedcba98-7654-4210-8123-456789abcdef"
@@ -180,6 +182,133 @@ class Daemons(SanlockTest):
         self.assertEqual((block["mbal"], block["released"]), (block["bal"], 0))
         row, = sanlock.dump(self.lease)
         self.assertEqual((int(row["own"]), row["lver"]), (host_id, str(lver)))
+        self.assert_again_equal("volume", self.lease)
+
+
+class SideBySide(SanlockTest):
+    """Our keeper of leases and sanlock use one pool."""
+
+    watchdog = 0
+
+    def setUp(self):
+        super().setUp()
+        self.pool = self.directory / "pool"
+        self.pool_id, (self.volume,) = make_pool(self.pool, watchdog=self.watchdog)
+        self.hosts = self.pool / "hosts"
+        self.lease = self.pool / "volumes" / self.volume / "lease"
+
+    def start_ours(self, name="host-h"):
+        ours = LeaseContender(self.pool, name)
+        self.addCleanup(ours.end)
+        return ours
+
+    def join_both(self):
+        """Side by side, since each of them waits to see whether it is alone."""
+        ours = self.start_ours()
+        theirs = self.start("host-s")
+        theirs.add_lockspace(self.pool_id, 7, self.hosts)
+        return ours.joined(), theirs
+
+    def hold(self, host, mode=""):
+        held = host.hold(self.pool_id, self.volume, self.lease, mode)
+        if held is not None:
+            self.addCleanup(held.kill)
+        return held
+
+    def hold_soon(self, host, timeout_seconds):
+        return programs.wait_until(lambda: self.hold(host), timeout_seconds,
+                                   "sanlock to take the lease", step_seconds=0.1)
+
+    def lver(self):
+        return show("volume", self.lease)["leader"]["lver"]
+
+    def test_what_sanlock_holds_is_refused_to_us_with_its_name_until_it_lets_go(self):
+        ours, theirs = self.join_both()
+        held = self.hold(theirs)
+        lver = self.lver()
+        self.assertEqual(ours.ask("acquire", self.volume), "refused held host-s live")
+        self.assertEqual(ours.ask("wait", self.volume), "waits for host-s live")
+        held.release()
+        self.assertEqual(ours.next_line(), f"held {lver + 1}")
+        self.assertIsNone(self.hold(theirs))
+        row, = sanlock.dump(self.lease)
+        self.assertEqual((row["lockspace"], row["resource"]), (self.pool_id, self.volume))
+        self.assertEqual((int(row["own"]), int(row["lver"])), (ours.host_id, lver + 1))
+        names = {int(row["own"]): row["resource"] for row in sanlock.dump(self.hosts)}
+        self.assertEqual(names, {ours.host_id: "host-h", 7: "host-s"})
+
+    def test_what_we_hold_is_refused_to_sanlock_until_we_let_go(self):
+        ours, theirs = self.join_both()
+        first = ours.ask("acquire", self.volume)
+        lver = self.lver()
+        self.assertEqual(first, f"held {lver}")
+        self.assertIsNone(self.hold(theirs))
+        self.assertEqual(ours.ask("release", self.volume), "released")
+        held = self.hold(theirs)
+        self.assertIsNotNone(held)
+        self.assertEqual(self.lver(), lver + 1)
+        held.release()
+        # And what we still hold when we leave.
+        self.assertGreater(ours.wait_until_held(self.volume), lver + 1)
+        ours.leave()
+        self.assertIsNotNone(self.hold(theirs))
+        self.assertEqual(self.lver(), lver + 3)
+
+    def test_we_take_over_from_a_sanlock_that_died_and_not_before(self):
+        ours, theirs = self.join_both()
+        held = self.hold(theirs)
+        lver = self.lver()
+        self.assertEqual(ours.ask("wait", self.volume), "waits for host-s live")
+        theirs.kill()
+        held.kill()
+        renewed = show("hosts", self.hosts)["7"]["timestamp"]
+        began = time.monotonic()
+        self.assertEqual(ours.next_line(), f"held {lver + 1}")
+        # 8 I/O timeouts after the last renewal, which was at most 2 before it died.
+        self.assertGreater(time.monotonic() - began, 8 - 2 - 0.5)
+        self.assertEqual(show("hosts", self.hosts)["7"]["timestamp"], renewed)
+        self.assertEqual(ours.ask("release", self.volume), "released")
+
+    def test_a_sanlock_takes_over_from_our_host_in_its_next_life(self):
+        ours, theirs = self.join_both()
+        self.assertEqual(ours.ask("acquire", self.volume).split()[0], "held")
+        lver = self.lver()
+        ours.kill()
+        began = time.monotonic()
+        again = self.start_ours().joined()
+        self.assertEqual((again.host_id, again.generation), (ours.host_id, ours.generation + 1))
+        self.assertIsNotNone(self.hold(theirs))
+        # Not by waiting until our host is dead, which takes it a minute more.
+        self.assertLess(time.monotonic() - began, 60)
+        self.assertEqual(self.lver(), lver + 1)
+        self.assertEqual(again.ask("acquire", self.volume), "refused held host-s live")
+
+    def test_a_sanlock_takes_over_from_our_host_that_died_and_not_before(self):
+        ours, theirs = self.join_both()
+        self.assertEqual(ours.ask("acquire", self.volume).split()[0], "held")
+        lver = self.lver()
+        ours.kill()
+        began = time.monotonic()
+        self.hold_soon(theirs, 120)
+        # As above, and the minute in which a watchdog would have reset us.
+        self.assertGreater(time.monotonic() - began, 60 + 8 - 2 - 0.5)
+        self.assertEqual(self.lver(), lver + 1)
+        self.assertEqual(self.start_ours().joined().ask("acquire", self.volume),
+                         "refused held host-s live")
+
+    def test_in_400_turns_of_both_no_two_have_it_at_a_time(self):
+        ours, theirs = self.join_both()
+        counter = self.directory / "counter"
+        counter.write_text("0\n")
+        lver = self.lver()
+        process = theirs.counter(self.pool_id, self.volume, self.lease, counter, 200)
+        self.addCleanup(programs.stop, process)
+        ours.tell("count", self.volume, counter, 200)
+        said = process.communicate(timeout=200)[0]
+        self.assertIn("counted 200", said)
+        self.assertRegex(ours.next_line(), r"^counted 200 refused [1-9]")  # they did meet
+        self.assertEqual(counter.read_text(), "400\n")
+        self.assertGreaterEqual(self.lver(), lver + 400)  # a ballot each
         self.assert_again_equal("volume", self.lease)
 
 

@@ -4,7 +4,7 @@ may be several on one machine.
 
 They run without a watchdog: nothing is rebooted. Run as a program, it takes a lease as often as a
 test says, through sanlock's own client library:
-  python3 -B tests/support/sanlock.py count SPACE RESOURCE FILE COUNTER ROUNDS
+  python3 -B -P tests/support/sanlock.py count SPACE RESOURCE FILE COUNTER ROUNDS
 """
 
 import os
@@ -103,9 +103,10 @@ class Sanlock:
 
     def counter(self, space, resource, path, counter, rounds):
         """A process that counts a file up, `rounds` times, each under the lease."""
-        return programs.start([PYTHON, "-B", __file__, "count", space, resource, path, counter,
-                               rounds], env=self.environment, stdout=subprocess.PIPE,
-                              stderr=subprocess.STDOUT, text=True)
+        # -P: `import sanlock` is to find the library, not this file.
+        return programs.start(
+            [PYTHON, "-B", "-P", __file__, "count", space, resource, path, counter, rounds],
+            env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
 class Held:
@@ -123,7 +124,7 @@ class Held:
             self._close()
 
     def release(self):
-        """Returns when sanlock has noticed that its client is gone."""
+        """The client ends, of which sanlock hears a moment later."""
         self.process.stdin.close()
         self._close()
 
