@@ -296,20 +296,36 @@ class SideBySide(SanlockTest):
         self.assertEqual(self.start_ours().joined().ask("acquire", self.volume),
                          "refused held host-s live")
 
-    def test_in_400_turns_of_both_no_two_have_it_at_a_time(self):
+    def test_what_sanlocks_share_is_refused_to_us_until_they_let_go(self):
+        ours, theirs = self.join_both()
+        held = self.hold(theirs, ":SH")
+        self.assertIsNotNone(held)
+        self.assertEqual(ours.ask("acquire", self.volume), "refused held host-s live")
+        held.release()
+        ours.wait_until_held(self.volume)
+        self.assertIsNone(self.hold(theirs, ":SH"))
+
+    def take_turns(self, action, rounds):
+        """Ours counts, the other one does `action`. Returns how often we were the owner."""
         ours, theirs = self.join_both()
         counter = self.directory / "counter"
         counter.write_text("0\n")
-        lver = self.lver()
-        process = theirs.counter(self.pool_id, self.volume, self.lease, counter, 200)
+        before = self.lver()
+        process = theirs.take_turns(action, self.pool_id, self.volume, self.lease, counter, rounds)
         self.addCleanup(programs.stop, process)
-        ours.tell("count", self.volume, counter, 200)
-        said = process.communicate(timeout=200)[0]
-        self.assertIn("counted 200", said)
-        self.assertRegex(ours.next_line(), r"^counted 200 refused [1-9]")  # they did meet
-        self.assertEqual(counter.read_text(), "400\n")
-        self.assertGreaterEqual(self.lver(), lver + 400)  # a ballot each
+        ours.tell("count", self.volume, counter, rounds)
+        said = process.communicate(timeout=250)[0]
+        self.assertIn(f"done {rounds}", said)
+        self.assertRegex(ours.next_line(), f"^counted {rounds} refused [1-9]")  # they did meet
+        self.assertGreaterEqual(self.lver(), before + 2 * rounds)  # a ballot each
         self.assert_again_equal("volume", self.lease)
+        return int(counter.read_text())
+
+    def test_in_400_turns_of_both_no_two_have_it_at_a_time(self):
+        self.assertEqual(self.take_turns("count", 200), 400)
+
+    def test_in_200_turns_nobody_has_it_while_sanlocks_share_it(self):
+        self.assertEqual(self.take_turns("share", 100), 100)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ may be several on one machine.
 
 They run without a watchdog: nothing is rebooted. Run as a program, it takes a lease as often as a
 test says, through sanlock's own client library:
-  python3 -B -P tests/support/sanlock.py count SPACE RESOURCE FILE COUNTER ROUNDS
+  python3 -B -P tests/support/sanlock.py count|share SPACE RESOURCE FILE COUNTER ROUNDS
 """
 
 import os
@@ -101,11 +101,12 @@ class Sanlock:
         held = Held(self, f"{space}:{resource}:{path}:0{mode}")
         return held if held.is_held else None
 
-    def counter(self, space, resource, path, counter, rounds):
-        """A process that counts a file up, `rounds` times, each under the lease."""
+    def take_turns(self, action, space, resource, path, counter, rounds):
+        """A process that takes the lease `rounds` times, and each time does "count", which makes
+        the number in a file one more, or "share", which takes it shared and looks at that."""
         # -P: `import sanlock` is to find the library, not this file.
         return programs.start(
-            [PYTHON, "-B", "-P", __file__, "count", space, resource, path, counter, rounds],
+            [PYTHON, "-B", "-P", __file__, action, space, resource, path, counter, rounds],
             env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
@@ -139,16 +140,16 @@ class Held:
         self.process.stdout.close()
 
 
-def count(space, resource, path, counter, rounds):
-    """Every round: take the lease, read the number, give others a chance to do so wrongly, write it
-    back by one higher, release."""
+def take_turns(action, space, resource, path, counter, rounds):
+    """Every round: take the lease, read the number, give others a chance to do so wrongly, then
+    write it back by one higher ("count") or see that it has stayed ("share"), release."""
     import sanlock
     slk = sanlock.register()
-    disks = [(path, 0)]
+    lease = (space.encode(), resource.encode(), [(path, 0)])
     done = refused = 0
     while done < rounds:
         try:
-            sanlock.acquire(space.encode(), resource.encode(), disks, slkfd=slk)
+            sanlock.acquire(*lease, slkfd=slk, shared=action == "share")
         except sanlock.SanlockException as error:
             refused += 1
             if refused > 1000 * (rounds + 10):
@@ -157,15 +158,19 @@ def count(space, resource, path, counter, rounds):
             time.sleep(random.uniform(0.001, 0.02))
             continue
         value = int(Path(counter).read_text())
-        time.sleep(random.uniform(0, 0.003))
-        Path(counter).write_text(f"{value + 1}\n")
-        sanlock.release(space.encode(), resource.encode(), disks, slkfd=slk)
+        # Sharing is for longer than a ballot takes, which others could begin meanwhile.
+        time.sleep(random.uniform(0, 0.003 if action == "count" else 0.1))
+        if action == "count":
+            Path(counter).write_text(f"{value + 1}\n")
+        else:
+            assert int(Path(counter).read_text()) == value, "written to while it was shared"
+        sanlock.release(*lease, slkfd=slk)
         done += 1
         time.sleep(random.uniform(0, 0.02))
-    print(f"counted {done}, refused {refused}", flush=True)
+    print(f"done {done}, refused {refused}", flush=True)
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 7 or sys.argv[1] != "count":
+    if len(sys.argv) != 7 or sys.argv[1] not in ("count", "share"):
         sys.exit(__doc__)
-    count(*sys.argv[2:6], int(sys.argv[6]))
+    take_turns(*sys.argv[1:6], int(sys.argv[6]))
