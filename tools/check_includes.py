@@ -34,7 +34,7 @@ ALLOWED = {
     "sim": [folder for folder in SOURCE_FOLDERS if folder != "cli"] + ["sim"],
     "fuzz": [folder for folder in SOURCE_FOLDERS if folder != "cli"] + ["sim", "fuzz"],
     "bench": [folder for folder in SOURCE_FOLDERS if folder != "cli"] + ["sim", "bench"],
-    "tests": ["base"],
+    "tests": ["base", "format", "io", "pool", "lease"],
 }
 
 # Headers that reach for the world: only io/ and cli/ may.

@@ -28,6 +28,23 @@ Result<VolumeLeaseArea> VolumeLeaseArea::decode(const format::LeaseGeometry& geo
   return area;
 }
 
+std::optional<HostIdentity> find_sharer(const VolumeLeaseArea& area, const HostIdentity& self,
+                                        const std::function<const HostWatch*(std::uint64_t)>& watch,
+                                        Duration watchdog) {
+  for (std::uint64_t id = 1; id <= area.blocks.size(); ++id) {
+    const auto& block = area.blocks[id - 1];
+    if (id == self.host_id || !block.has_value() || !block->shared_mode) continue;
+    const HostIdentity sharer{id, block->shared_generation};
+    const HostWatch* const host = watch(id);
+    if (host == nullptr || !host->is_seen()) return sharer;  // not looked at yet
+    const LeaseLeader& lease = host->lease();
+    const bool is_gone = lease.owner_generation > sharer.generation ||
+                         (lease.owner_generation == sharer.generation && lease.timestamp == 0);
+    if (!is_gone && host->state(watchdog) != HostState::dead) return sharer;
+  }
+  return std::nullopt;
+}
+
 LeaseClaim judge_holder(const VolumeLeaseArea& area, const HostIdentity& self,
                         const std::function<const HostWatch*(std::uint64_t)>& watch,
                         Duration watchdog) {

@@ -39,7 +39,13 @@ enum class LeaseClaim {
   held,         // none of these
 };
 
-// `watch` answers for a host id; null: no such host.
+// Some host, not dead and not gone, that shares the volume: a mode of sanlock's, in which the
+// leader is free, and each sharer says so in its own block. Nobody may own the volume beside it.
+std::optional<HostIdentity> find_sharer(const VolumeLeaseArea& area, const HostIdentity& self,
+                                        const std::function<const HostWatch*(std::uint64_t)>& watch,
+                                        Duration watchdog);
+
+// `watch` answers for a host id; null: no such host. Does not look for sharers.
 LeaseClaim judge_holder(const VolumeLeaseArea& area, const HostIdentity& self,
                         const std::function<const HostWatch*(std::uint64_t)>& watch,
                         Duration watchdog);

@@ -150,7 +150,7 @@ class LeaseKeeper {
   Task<Result<void>> write_block(Area& area, format::LeaseBlock block);
   Task<Result<std::optional<format::LeaseLeader>>> stand(Area& area, std::uint64_t lver);
   Task<Result<LeaseHolder>> judge(Area& area, VolumeLeaseArea* found);
-  LeaseHolder describe(const VolumeLeaseArea& area, LeaseClaim claim) const;
+  LeaseHolder describe(const VolumeLeaseArea& area, HostIdentity identity, LeaseClaim claim) const;
   Task<Result<void>> let_go(Held& held);
   Task<void> take_again(VolumeId volume);
 

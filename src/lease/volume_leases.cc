@@ -131,17 +131,23 @@ Task<Result<LeaseHolder>> LeaseKeeper::judge(Area& area, VolumeLeaseArea* found)
   if (!self_.has_value()) {
     co_return Error(ErrorCode::busy, "this host has no host id in the pool now: " + problem_);
   }
-  const LeaseClaim claim = judge_holder(
-      *found, *self_, [this](std::uint64_t host) { return watch(host); }, times_.watchdog);
-  co_return describe(*found, claim);
+  const auto watch_of = [this](std::uint64_t host) { return watch(host); };
+  const LeaseClaim claim = judge_holder(*found, *self_, watch_of, times_.watchdog);
+  const auto sharer = find_sharer(*found, *self_, watch_of, times_.watchdog);
+  if (claim != LeaseClaim::held && sharer.has_value()) {
+    co_return describe(*found, *sharer, LeaseClaim::held);
+  }
+  const HostIdentity owner{found->leader.owner_id, found->leader.owner_generation};
+  co_return describe(*found, owner, claim);
 }
 
-LeaseHolder LeaseKeeper::describe(const VolumeLeaseArea& area, LeaseClaim claim) const {
+LeaseHolder LeaseKeeper::describe(const VolumeLeaseArea& area, HostIdentity identity,
+                                  LeaseClaim claim) const {
   LeaseHolder holder;
   holder.claim = claim;
-  holder.host = {area.leader.owner_id, area.leader.owner_generation};
+  holder.host = identity;
   holder.lver = area.leader.lver;
-  const HostWatch* const host = watch(area.leader.owner_id);
+  const HostWatch* const host = watch(identity.host_id);
   if (host == nullptr || !host->is_seen()) return holder;
   holder.host_name = host->lease().resource_name;
   holder.state = host->state(times_.watchdog);
@@ -190,6 +196,15 @@ Task<Result<AcquireAnswer>> LeaseKeeper::acquire(VolumeId volume, AcquireOptions
     }
     auto held = std::make_unique<Held>();
     held->leader = *won;
+    // As the owner before us one may have begun to share it, after we had looked.
+    CO_TRY_ASSIGN(const VolumeLeaseArea last, co_await read(*area));
+    const auto watch_of = [this](std::uint64_t host) { return watch(host); };
+    if (find_sharer(last, self, watch_of, times_.watchdog).has_value()) {
+      held->area = std::move(area);
+      CO_TRY(co_await let_go(*held));
+      area = std::move(held->area);
+      continue;
+    }
     held->fence = std::make_shared<Fence>(Epoch{won->lver}, deadline());
     answer.fence = held->fence;
     if (found.request != format::LeaseRequest{}) {
