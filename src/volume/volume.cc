@@ -528,7 +528,11 @@ Task<Result<format::Root>> newest_root(Pool& pool, VolumeId id, std::vector<Root
     }
     const RootId newest = *std::max_element(all.begin(), all.end());
     const Result<std::vector<std::byte>> bytes = co_await pool.read_root(newest);
-    root = bytes.ok() ? format::decode_root(bytes.value(), newest) : Result<format::Root>(bytes.error());
+    if (bytes.ok()) {
+      root = format::decode_root(bytes.value(), newest);
+    } else {
+      root = bytes.error();
+    }
     if (root.ok() || root.error().code() == ErrorCode::unsupported) co_return root;
     const bool is_unreadable = !bytes.ok() && bytes.error().code() != ErrorCode::not_found;
     if (is_unreadable) co_return bytes.error();
