@@ -21,7 +21,7 @@ EventKey Scheduler::schedule(MonotonicTime time, SimHost* owner, EventKind kind,
 
 SimHost* Scheduler::host_with_deferred() const {
   for (SimHost* host : hosts_) {
-    if (!host->deferred_.empty()) return host;
+    if (!host->deferred_.empty() && !host->paused_) return host;
   }
   return nullptr;
 }
@@ -64,7 +64,11 @@ void Scheduler::run_event() {
   Event event = std::move(first->second);
   events_.erase(first);
   steps_of_instant_ = key.time > now_ ? 0 : steps_of_instant_ + 1;
-  now_ = key.time;
+  now_ = std::max(now_, key.time);  // what waited for its host comes late
+  if (event.owner != nullptr && event.owner->paused_) {
+    event.owner->held_.emplace(key, std::move(event));
+    return;
+  }
   mix(static_cast<std::uint64_t>(now_.time_since_epoch().count()));
   mix(static_cast<std::uint64_t>(event.kind) |
       ((event.owner == nullptr ? 0 : event.owner->number()) << 8));
@@ -75,6 +79,18 @@ void Scheduler::run_event() {
   } else {
     event.function();
   }
+}
+
+void Scheduler::cancel(EventKey key) {
+  if (events_.erase(key) != 0) return;
+  for (SimHost* host : hosts_) {
+    if (host->held_.erase(key) != 0) return;
+  }
+}
+
+void Scheduler::resume(SimHost& host) {
+  host.paused_ = false;
+  events_.merge(host.held_);
 }
 
 void Scheduler::drop_events_of(SimHost& host) {
@@ -117,6 +133,21 @@ void SimHost::kill() {
   for (auto& [timer, key] : timers_) mark_idle(*timer);
   timers_.clear();
   deferred_.clear();
+  held_.clear();
+  if (paused_) scheduler_.cancel(resume_);
+  paused_ = false;
+}
+
+void SimHost::pause(MonotonicTime until) {
+  if (!alive_ || paused_) return;
+  paused_ = true;
+  resume_ = scheduler_.schedule(until, nullptr, EventKind::world,
+                                [this] { scheduler_.resume(*this); });
+}
+
+BootTime SimHost::boot_time() const {
+  const auto true_time = static_cast<double>(now().time_since_epoch().count());
+  return BootTime(boot_offset_ + Duration(static_cast<std::int64_t>(true_time * boot_rate_)));
 }
 
 WallTime SimHost::wall_time() const {

@@ -58,7 +58,7 @@ class Scheduler {
   // `owner` null: the world. Times in the past count as now.
   EventKey schedule(MonotonicTime time, SimHost* owner, EventKind kind,
                     std::function<void()> function);
-  void cancel(EventKey key) { events_.erase(key); }
+  void cancel(EventKey key);
 
   // Runs one event (or one deferred, when all events of this instant ran). False: nothing to run.
   bool step();
@@ -97,6 +97,7 @@ class Scheduler {
   bool deferred_is_next() const;
   void run_event();
   void drop_events_of(SimHost& host);
+  void resume(SimHost& host);
 
   Prng prng_;
   MonotonicTime now_{Duration(1'000'000'000)};  // never zero: zero means "never" to some
@@ -124,11 +125,20 @@ class SimHost final : public Executor {
   // Everything pending is gone; what is asked for later is ignored (destructors run after a crash).
   void kill();
   bool is_alive() const { return alive_; }
+  // Nothing of it runs before `until`; then all that should have does, in its order. Its clocks go
+  // on meanwhile.
+  void pause(MonotonicTime until);
+  bool is_paused() const { return paused_; }
+  // Its boot time is `offset` + the true time * `rate`.
+  void set_boot_clock(Duration offset, double rate) {
+    boot_offset_ = offset;
+    boot_rate_ = rate;
+  }
   std::uint64_t number() const { return number_; }
   Scheduler& scheduler() { return scheduler_; }
 
   MonotonicTime now() const override { return scheduler_.now(); }
-  BootTime boot_time() const override { return BootTime(now().time_since_epoch()); }
+  BootTime boot_time() const override;
   WallTime wall_time() const override;
   std::uint64_t random() override { return prng_.next(); }
   void post(std::function<void()> function) override;
@@ -148,6 +158,11 @@ class SimHost final : public Executor {
   Prng prng_;
   std::uint64_t number_;
   bool alive_ = true;
+  bool paused_ = false;
+  EventKey resume_;
+  Duration boot_offset_{};
+  double boot_rate_ = 1;
+  std::map<EventKey, Scheduler::Event> held_;  // while it is paused: what was due
   List<Deferred, &Deferred::link> deferred_;
   std::unordered_map<Timer*, EventKey> timers_;  // armed ones; never iterated in a way that shows
 };

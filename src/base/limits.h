@@ -145,6 +145,7 @@ inline constexpr Duration kStallCheckInterval = 1s;         // while anything is
 inline constexpr Duration kStallCheckIntervalHeld = 200ms;  // while the storage does not answer
 inline constexpr Duration kStallReminderDelay = 1min;  // then one more line, then twice as late
 inline constexpr Duration kStallLogInterval = 30s;     // between stalls that are logged
+inline constexpr Duration kFencePollTime = 10ms;  // a volume that waits for its lease looks at it
 inline constexpr Duration kHeldLookTime = 100ms;  // what stops looks so often whether it is held
 
 // What is done about requests that are held (host/hold_policy.h).

@@ -81,6 +81,21 @@ std::string spare_name(std::string_view prefix, std::uint64_t epoch, std::uint64
   return numbered_name(prefix, epoch, number);
 }
 
+std::string epoch_directory_name(Epoch epoch) {
+  char digits[kHexDigits + 1];
+  std::snprintf(digits, sizeof digits, "%016llx", static_cast<unsigned long long>(epoch.value));
+  return std::string(kEpochPrefix).append(digits);
+}
+
+std::optional<Epoch> parse_epoch_directory_name(std::string_view name) {
+  if (!name.starts_with(kEpochPrefix)) return std::nullopt;
+  name.remove_prefix(kEpochPrefix.size());
+  if (name.size() != kHexDigits) return std::nullopt;
+  const auto number = parse_hex(name);
+  if (!number.has_value()) return std::nullopt;
+  return Epoch{*number};
+}
+
 std::string trashed_name(WallTime since, WallTime until) {
   return numbered_name(kTrashedPrefix, static_cast<std::uint64_t>(since.unix_seconds),
                        static_cast<std::uint64_t>(until.unix_seconds));

@@ -33,6 +33,7 @@ inline constexpr std::string_view kCloneMarkPrefix = "clone-";
 inline constexpr std::string_view kSparePrefix = "spare-";
 inline constexpr std::string_view kSpareRootName = "spare-root";
 inline constexpr std::string_view kNewSparePrefix = ".spare-";
+inline constexpr std::string_view kEpochPrefix = ".epoch-";
 
 // An epoch and a number within it, as segments and roots are named.
 struct NumberedName {
@@ -48,6 +49,8 @@ std::string snapshot_name(SnapshotNumber snapshot);
 std::string spare_name(std::string_view prefix, std::uint64_t epoch, std::uint64_t number);
 // Accept exactly what these make; anything else is somebody else's file.
 std::optional<NumberedName> parse_numbered_name(std::string_view prefix, std::string_view name);
+std::string epoch_directory_name(Epoch epoch);
+std::optional<Epoch> parse_epoch_directory_name(std::string_view name);
 // The record of a volume in the trash: since when, and until when at least.
 std::string trashed_name(WallTime since, WallTime until);
 struct TrashedName {

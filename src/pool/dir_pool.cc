@@ -501,11 +501,13 @@ Task<Result<std::vector<SegmentId>>> DirPool::list_segments(VolumeId volume) {
   });
 }
 
-Task<Result<void>> DirPool::publish_root(RootId root, std::vector<std::byte> bytes) {
-  std::string directory = volume_path(root.volume);
-  std::string name = root_name(root);
-  co_return co_await publish_file(std::move(directory), std::move(name), std::move(bytes),
-                                  kSpareRootName);
+Task<Result<void>> DirPool::publish_root(RootId root, std::vector<std::byte> bytes, Epoch owner) {
+  Publication publication{root_path(root), temporary_path(root.volume, root_name(root), owner)};
+  publication.spare = join(
+      owner.value == 0 ? volume_path(root.volume) : epoch_path(root.volume, owner), kSpareRootName);
+  // A write that was answered with an error may land after another root has come to be there.
+  publication.keeps_spare = owner.value == 0;
+  co_return co_await publish_file(std::move(publication), std::move(bytes));
 }
 
 Task<Result<std::vector<RootId>>> DirPool::list_roots(VolumeId volume) {
@@ -524,10 +526,15 @@ Task<Result<std::vector<std::byte>>> DirPool::read_root(RootId root) {
 
 // Its space is kept: storage that others have filled to the last block must not keep a volume from
 // publishing its next root, without which nothing would ever be freed. Nobody reads an old root, so
-// it may be overwritten; should its name come back after a power loss, it names another.
-Task<Result<void>> DirPool::remove_root(RootId root) {
+// it may be overwritten; should its name come back after a power loss, it names another. But not
+// that of another owner, whose last writes may be on their way to it.
+Task<Result<void>> DirPool::remove_root(RootId root, Epoch owner) {
   std::string path = root_path(root);
-  std::string spare = join(volume_path(root.volume), kSpareRootName);
+  if (owner.value != 0 && owner != root.epoch) {
+    co_return co_await context_.file_system.remove_file(std::move(path));
+  }
+  std::string spare = join(
+      owner.value == 0 ? volume_path(root.volume) : epoch_path(root.volume, owner), kSpareRootName);
   co_return co_await context_.file_system.rename(std::move(path), std::move(spare));
 }
 
@@ -543,10 +550,12 @@ Task<void> DirPool::remove_leftovers(VolumeId volume) {
   }
 }
 
-Task<Result<void>> DirPool::publish_snapshot(SnapshotId snapshot, std::vector<std::byte> bytes) {
-  std::string directory = volume_path(snapshot.volume);
-  std::string name = snapshot_name(snapshot.number);
-  co_return co_await publish_file(std::move(directory), std::move(name), std::move(bytes));
+Task<Result<void>> DirPool::publish_snapshot(SnapshotId snapshot, std::vector<std::byte> bytes,
+                                             Epoch owner) {
+  const std::string name = snapshot_name(snapshot.number);
+  Publication publication{join(volume_path(snapshot.volume), name),
+                          temporary_path(snapshot.volume, name, owner)};
+  co_return co_await publish_file(std::move(publication), std::move(bytes));
 }
 
 // Gone already is fine.
@@ -557,10 +566,26 @@ Task<Result<void>> DirPool::remove_durably(std::string directory, std::string na
   co_return co_await context_.file_system.sync_directory(std::move(directory));
 }
 
-Task<Result<void>> DirPool::remove_snapshot(SnapshotId snapshot) {
+Task<Result<void>> DirPool::remove_snapshot(SnapshotId snapshot, Epoch owner) {
   std::string directory = volume_path(snapshot.volume);
   std::string name = snapshot_name(snapshot.number);
-  co_return co_await remove_durably(std::move(directory), std::move(name));
+  if (owner.value == 0) co_return co_await remove_durably(std::move(directory), std::move(name));
+  FileSystem& files = context_.file_system;
+  const std::string path = join(directory, name);
+  const std::string away = join(epoch_path(snapshot.volume, owner), name);
+  auto removed = co_await files.rename(path, away);
+  if (!removed.ok()) {
+    if (removed.error().code() != ErrorCode::not_found) co_return removed;
+    // It is gone, or we are.
+    std::string epoch = epoch_path(snapshot.volume, owner);
+    CO_TRY(co_await files.list(std::move(epoch)));
+  }
+  CO_TRY(co_await files.sync_directory(std::move(directory)));
+  removed = co_await files.remove_file(away);
+  if (!removed.ok() && removed.error().code() != ErrorCode::not_found) {
+    log_warning(removed.error().message());  // it goes with the epoch
+  }
+  co_return Result<void>{};
 }
 
 Task<Result<std::vector<SnapshotId>>> DirPool::list_snapshots(VolumeId volume) {
@@ -636,6 +661,10 @@ Task<Result<void>> DirPool::remove_tree(std::string path, RemovalOptions options
     }
     const MonotonicTime began = context_.executor.now();
     std::string file = join(path, name);
+    if (parse_epoch_directory_name(name).has_value()) {
+      CO_TRY(co_await remove_epoch(std::move(file)));
+      continue;
+    }
     const auto removed = co_await context_.file_system.remove_file(std::move(file));
     const bool is_gone = !removed.ok() && removed.error().code() == ErrorCode::not_found;
     if (!removed.ok() && !is_gone) co_return removed;
@@ -682,7 +711,8 @@ Task<Result<void>> DirPool::write_record(std::string directory, std::string name
   stored.thick = record.thick;
   stored.created = record.created;
   std::vector<std::byte> bytes = format::encode_volume_record(stored);
-  co_return co_await publish_file(std::move(directory), std::move(name), std::move(bytes));
+  Publication publication{join(directory, name), join(directory, kNewPrefix) + name};
+  co_return co_await publish_file(std::move(publication), std::move(bytes));
 }
 
 Task<Result<void>> DirPool::check_name_is_free(VolumeRecord record, bool is_new_volume) {
@@ -702,34 +732,30 @@ Task<Result<void>> DirPool::check_name_is_free(VolumeRecord record, bool is_new_
   co_return Result<void>{};
 }
 
-Task<Result<void>> DirPool::publish_file(std::string directory, std::string name,
-                                         std::vector<std::byte> bytes, std::string_view spare) {
+Task<Result<void>> DirPool::publish_file(Publication publication, std::vector<std::byte> bytes) {
   FileSystem& files = context_.file_system;
-  const std::string temporary = join(directory, kNewPrefix) + name;
-  const std::string spare_path = join(directory, spare);
-  const Claim claim(publishing_, temporary);
+  const Publication& names = publication;
+  const Claim claim(publishing_, names.temporary);
   if (!claim.is_new()) {
-    co_return Error(ErrorCode::busy, temporary + " is being written already; try again");
+    co_return Error(ErrorCode::busy, names.temporary + " is being written already; try again");
   }
   bool has_spare = false;
-  if (!spare.empty()) {
-    const auto taken = co_await files.rename(spare_path, temporary);
+  if (!names.spare.empty()) {
+    const auto taken = co_await files.rename(names.spare, names.temporary);
     has_spare = taken.ok();
   }
-  auto published = co_await files.write_file(temporary, std::move(bytes));
-  if (published.ok()) {
-    std::string path = join(directory, name);
-    published = co_await files.rename(temporary, std::move(path));
-  }
+  auto published = co_await files.write_file(names.temporary, std::move(bytes));
+  if (published.ok()) published = co_await files.rename(names.temporary, names.path);
   if (!published.ok()) {
     // Full storage must not stay fuller for this; otherwise list_roots() cleans up.
-    if (has_spare) {
-      (void)co_await files.rename(temporary, spare_path);
+    if (has_spare && (names.keeps_spare || published.error().code() == ErrorCode::no_space)) {
+      (void)co_await files.rename(names.temporary, names.spare);
     } else {
-      (void)co_await files.remove_file(temporary);
+      (void)co_await files.remove_file(names.temporary);
     }
     co_return published;
   }
+  std::string directory = parent_directory(names.path);
   co_return co_await files.sync_directory(std::move(directory));
 }
 

@@ -19,6 +19,11 @@
 //   PATH/volumes/.removing-<uuid>              was <uuid>; its content is being removed
 //   PATH/volumes/<uuid>/.new-*                 becomes a root or the volume record by one rename
 //   PATH/volumes/<uuid>/.spare-*               becomes spare-*, once it has its space
+//   PATH/volumes/<uuid>/.epoch-<epoch>/        of an owner: its .new-* files and spare-root,
+//   without
+//                                              these prefixes, and snapshots that it removes. All
+//                                              that it publishes comes from there by one rename,
+//                                              and so it cannot once a later owner has removed this
 // What a crash leaves of the three before is removed by open() and list_roots(); but with views
 // only the view that a volume lives on knows what is a leftover among its .new-* files.
 #pragma once
@@ -49,6 +54,8 @@ class DirPool final : public Pool {
 
   const PoolInfo& info() const override { return info_; }
   Task<Result<PoolSpace>> space() override;
+  Task<Result<void>> begin_epoch(VolumeId volume, Epoch epoch) override;
+  Task<void> end_epoch(VolumeId volume, Epoch epoch) override;
   Task<Result<std::vector<VolumeRecord>>> list_volumes() override;
   Task<Result<void>> create_volume(VolumeRecord record, RootId root,
                                    std::vector<std::byte> root_bytes) override;
@@ -64,22 +71,23 @@ class DirPool final : public Pool {
   Task<Result<void>> remove_segment(SegmentId segment) override;
   Task<Result<void>> trim_segment(SegmentId segment, std::uint64_t used_bytes) override;
   Task<Result<std::vector<SegmentId>>> list_segments(VolumeId volume) override;
-  Task<Result<void>> adopt_segment(SegmentId from, VolumeId to, AdoptBy by) override;
+  Task<Result<void>> adopt_segment(SegmentId from, VolumeId to, AdoptBy by, Epoch owner) override;
   Task<Result<void>> sync_segments(VolumeId volume) override;
-  Task<Result<void>> create_spare(VolumeId volume) override;
+  Task<Result<void>> create_spare(VolumeId volume, SegmentPurpose purpose) override;
   Task<Result<void>> remove_spare(SpareId spare) override;
   Task<Result<std::vector<SpareId>>> list_spares(VolumeId volume) override;
   Task<Result<std::unique_ptr<File>>> create_segment_from(SpareId spare,
                                                           SegmentId segment) override;
   Task<Result<SpareId>> recycle_segment(SegmentId segment) override;
   Task<Result<SegmentFiles>> count_segment_files(VolumeId volume) override;
-  Task<Result<void>> publish_root(RootId root, std::vector<std::byte> bytes) override;
+  Task<Result<void>> publish_root(RootId root, std::vector<std::byte> bytes, Epoch owner) override;
   Task<Result<std::vector<RootId>>> list_roots(VolumeId volume) override;
   Task<Result<std::vector<std::byte>>> read_root(RootId root) override;
-  Task<Result<void>> remove_root(RootId root) override;
+  Task<Result<void>> remove_root(RootId root, Epoch owner) override;
   Task<void> remove_leftovers(VolumeId volume) override;
-  Task<Result<void>> publish_snapshot(SnapshotId snapshot, std::vector<std::byte> bytes) override;
-  Task<Result<void>> remove_snapshot(SnapshotId snapshot) override;
+  Task<Result<void>> publish_snapshot(SnapshotId snapshot, std::vector<std::byte> bytes,
+                                      Epoch owner) override;
+  Task<Result<void>> remove_snapshot(SnapshotId snapshot, Epoch owner) override;
   Task<Result<std::vector<SnapshotId>>> list_snapshots(VolumeId volume) override;
   Task<Result<std::vector<std::byte>>> read_snapshot(SnapshotId snapshot) override;
   Task<Result<std::unique_ptr<File>>> open_host_leases() override;
@@ -119,6 +127,10 @@ class DirPool final : public Pool {
   std::string segment_path(const SegmentId& segment) const;
   std::string root_path(const RootId& root) const;
   std::string spare_path(const SpareId& spare) const;
+  std::string epoch_path(const VolumeId& volume, Epoch epoch) const;
+  // Where `name` of the volume is made before it becomes that by one rename.
+  std::string temporary_path(const VolumeId& volume, std::string_view name, Epoch owner) const;
+  Task<Result<void>> remove_epoch(std::string path);
   Task<Result<std::vector<std::string>>> list_names(VolumeId volume);
   Task<Result<void>> remove_durably(std::string directory, std::string name);
   Task<Result<void>> fill_spare(std::string path);
@@ -135,10 +147,14 @@ class DirPool final : public Pool {
   Task<Result<void>> check_name_is_free(VolumeRecord record, bool is_new_volume);
   Task<Result<void>> fill_new_volume(std::string directory, VolumeRecord record,
                                      std::string root_name, std::vector<std::byte> root_bytes);
-  // Makes `name` in `directory` with the bytes, durably, by way of .new-`name`: in the file `spare`
-  // of that directory, if it is given and there.
-  Task<Result<void>> publish_file(std::string directory, std::string name,
-                                  std::vector<std::byte> bytes, std::string_view spare = {});
+  // Makes `path` with the bytes, durably, by way of `temporary`.
+  struct Publication {
+    std::string path;
+    std::string temporary;
+    std::string spare = {};   // a file to do it in, if it is there
+    bool keeps_spare = true;  // after an error other than of space; else it is removed
+  };
+  Task<Result<void>> publish_file(Publication publication, std::vector<std::byte> bytes);
 
   PoolContext context_;
   std::string path_;

@@ -27,7 +27,7 @@ Error copy_error(const std::string& path, int error) {
 
 }  // namespace
 
-Task<Result<void>> DirPool::adopt_segment(SegmentId from, VolumeId to, AdoptBy by) {
+Task<Result<void>> DirPool::adopt_segment(SegmentId from, VolumeId to, AdoptBy by, Epoch owner) {
   FileSystem& files = context_.file_system;
   const SegmentId adopted{to, from.epoch, from.number};
   const std::string source = segment_path(from);
@@ -43,8 +43,7 @@ Task<Result<void>> DirPool::adopt_segment(SegmentId from, VolumeId to, AdoptBy b
   CO_TRY_ASSIGN(const FileStatus status, co_await files.status(source));
   const std::uint64_t space_bytes = by == AdoptBy::copy ? info_.segment_bytes : status.size_bytes;
   CO_TRY(co_await check_reserve(SegmentPurpose::guest_data, space_bytes));
-  const std::string temporary =
-      join(volume_path(to), kNewPrefix) + segment_name(adopted);  // remove_leftovers() knows it
+  const std::string temporary = temporary_path(to, segment_name(adopted), owner);
   const Claim claim(publishing_, temporary);
   if (!claim.is_new()) {
     co_return Error(ErrorCode::busy, target + " is being made already; try again");

@@ -20,16 +20,16 @@ std::string DirPool::spare_path(const SpareId& spare) const {
 
 // Under its own name only once it has its space: a file that is cut off by a crash in between would
 // be taken for a guarantee.
-Task<Result<void>> DirPool::create_spare(VolumeId volume) {
+Task<Result<void>> DirPool::create_spare(VolumeId volume, SegmentPurpose purpose) {
   FileSystem& files = context_.file_system;
-  CO_TRY(co_await check_reserve(SegmentPurpose::guest_data, info_.segment_bytes));
+  CO_TRY(co_await check_reserve(purpose, info_.segment_bytes));
   const std::uint64_t number = context_.executor.random();
   const std::string directory = volume_path(volume);
   const std::string temporary = join(directory, spare_name(kNewSparePrefix, 0, number));
   const Claim claim(publishing_, temporary);
   auto made = co_await fill_spare(temporary);
   // As for segments: others may have taken the same room meanwhile.
-  if (made.ok()) made = co_await check_reserve(SegmentPurpose::guest_data, 0);
+  if (made.ok()) made = co_await check_reserve(purpose, 0);
   if (made.ok()) {
     std::string path = spare_path(SpareId{volume, Epoch{}, number});
     made = co_await files.rename(temporary, std::move(path));

@@ -168,7 +168,9 @@ class ViewedPool final : public ForwardingPool {
   Task<Result<std::uint64_t>> volume_allocated_bytes(VolumeId volume) override {
     return first_.volume_allocated_bytes(volume);
   }
-  Task<Result<void>> create_spare(VolumeId volume) override { return first_.create_spare(volume); }
+  Task<Result<void>> create_spare(VolumeId volume, SegmentPurpose purpose) override {
+    return first_.create_spare(volume, purpose);
+  }
   Task<Result<void>> remove_spare(SpareId spare) override { return first_.remove_spare(spare); }
   Task<Result<SegmentFiles>> count_segment_files(VolumeId volume) override {
     return first_.count_segment_files(volume);

@@ -92,23 +92,41 @@ void HoldTracker::Operation::succeeded() {
   tracker_.show();
 }
 
+void HoldTracker::wait_for_lease(std::uint64_t waiting, std::string_view detail) {
+  const bool begins = waiting_for_lease_ == 0 && waiting != 0;
+  const bool ends = waiting_for_lease_ != 0 && waiting == 0;
+  waiting_for_lease_ = waiting;
+  if (begins || lease_detail_ != detail) {
+    lease_detail_ = detail;
+    if (waiting != 0) {
+      log_warning("volume " + name_ + " is held: " +
+                  std::string(hold_reason_text(HoldReason::lease)) + ": " + lease_detail_);
+    }
+  }
+  if (ends) log_info("volume " + name_ + " goes on: its lease holds again");
+  show();
+}
+
 // What the parts say together. An error says more than silence; a hold that goes from one to the
 // other is one hold.
 void HoldTracker::show() {
-  const HoldReason reason = retrying_ != 0  ? error_reason_
-                            : stall_.active ? HoldReason::stall
-                                            : HoldReason::none;
+  const HoldReason reason = waiting_for_lease_ != 0 ? HoldReason::lease
+                            : retrying_ != 0        ? error_reason_
+                            : stall_.active         ? HoldReason::stall
+                                                    : HoldReason::none;
   if (state_.reason == HoldReason::none && reason != HoldReason::none) {
     state_.since = stall_.active ? stall_.since : executor_.now();
   } else if (stall_.active) {
     state_.since = std::min(state_.since, stall_.since);
   }
   state_.reason = reason;
-  state_.waiting = retrying_ + stall_.waiting;
-  if (retrying_ != 0) {
+  state_.waiting = retrying_ + stall_.waiting + waiting_for_lease_;
+  if (waiting_for_lease_ != 0) {
+    state_.detail = lease_detail_;
+  } else if (retrying_ != 0) {
     state_.detail = error_detail_;
-  } else if (reason == HoldReason::none) {
-    state_.detail.clear();
+  } else {
+    state_.detail = stall_.detail;
   }
 }
 
@@ -219,7 +237,7 @@ void HoldTracker::stalled(MonotonicTime since) {
     stall_.logged = true;
     stall_.next_reminder = 2 * stall_.next_reminder;
   }
-  if (retrying_ == 0) state_.detail = detail;
+  stall_.detail = detail;
   show();
 }
 

@@ -71,6 +71,14 @@ class HoldTracker final : private FileObserver {
   // Called whenever an operation has to wait.
   void set_observer(std::function<void()> observer) { observer_ = std::move(observer); }
   const HoldState& state() const { return state_; }
+  // Requests, or the volume's own work, wait for its lease (none: nobody any more). It is shown
+  // before all else: storage in trouble is what usually keeps a lease from being renewed.
+  void wait_for_lease(std::uint64_t waiting, std::string_view detail);
+  // The volume is of no use any more: nothing that failed is tried again.
+  void give_up() { has_given_up_ = true; }
+  bool has_given_up() const { return has_given_up_; }
+  // Whether the storage owes an answer to a request.
+  bool has_in_flight() const { return !requests_.empty(); }
   // For the files of the volume: their requests are watched from now on.
   FileObserver& file_observer() { return *this; }
   // What is in flight dies unanswered, with its owner: nothing of it is touched again.
@@ -114,6 +122,7 @@ class HoldTracker final : private FileObserver {
     std::uint64_t waiting = 0;
     std::uint64_t waiting_max = 0;
     Duration next_reminder{};
+    std::string detail = {};
   };
 
   void submitted(FileRequest& request) override;
@@ -135,6 +144,10 @@ class HoldTracker final : private FileObserver {
   HoldReason error_reason_ = HoldReason::none;
   std::string error_detail_;
   std::uint64_t retrying_ = 0;
+  // What waits for the lease.
+  std::uint64_t waiting_for_lease_ = 0;
+  std::string lease_detail_;
+  bool has_given_up_ = false;
   // What the storage does not answer.
   List<FileRequest, &FileRequest::in_flight_link> requests_;
   List<Call, &Call::link> calls_;

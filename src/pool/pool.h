@@ -107,6 +107,16 @@ class Pool {
   virtual const PoolInfo& info() const = 0;
   virtual Task<Result<PoolSpace>> space() = 0;
 
+  // Ownerships, of a volume that several hosts may own one after the other
+  // (docs/decisions/0022-the-volume-behind-a-fence.md). The calls below that are told their owner
+  // have an effect only from begin_epoch() of that epoch until begin_epoch() of a later one has
+  // returned, however late they come: they fail then. So the new owner begins, and looks at what
+  // is there afterwards. Without an owner: nobody else can be there.
+  // busy: a later epoch has begun. It is begun only once, and with nothing else before it.
+  virtual Task<Result<void>> begin_epoch(VolumeId volume, Epoch epoch) = 0;
+  // Tidies up; nothing of that owner is under way.
+  virtual Task<void> end_epoch(VolumeId volume, Epoch epoch) = 0;
+
   // Volumes. Creating and removing are atomic: after a crash a volume is there or not.
   virtual Task<Result<std::vector<VolumeRecord>>> list_volumes() = 0;
   virtual Task<Result<void>> create_volume(VolumeRecord record, RootId root,
@@ -137,14 +147,16 @@ class Pool {
   // Makes the segment one of `to` as well, of the same epoch and number; done already is fine, and
   // nothing half done is ever listed. Durable after sync_segments(). Nobody may ever write where
   // either of them has content, nor cut it off. no_space: a copy would reach the reserve.
-  virtual Task<Result<void>> adopt_segment(SegmentId from, VolumeId to, AdoptBy by) = 0;
+  virtual Task<Result<void>> adopt_segment(SegmentId from, VolumeId to, AdoptBy by,
+                                           Epoch owner = {}) = 0;
   virtual Task<Result<void>> sync_segments(VolumeId volume) = 0;
 
   // Spares, for thick volumes. A spare that is listed has all its space; once count_segment_files()
   // has counted it, its name is durable too. Taking one and giving one back are one rename each, so
   // they need no space, and may meet the making and removing of others at any time.
-  virtual Task<Result<void>> create_spare(
-      VolumeId volume) = 0;  // as guests: no_space at the reserve
+  // no_space as for create_segment().
+  virtual Task<Result<void>> create_spare(VolumeId volume,
+                                          SegmentPurpose purpose = SegmentPurpose::guest_data) = 0;
   virtual Task<Result<void>> remove_spare(SpareId spare) = 0;
   virtual Task<Result<std::vector<SpareId>>> list_spares(VolumeId volume) = 0;
   // As create_segment, out of the spare; not_found: somebody else took it. What the file holds are
@@ -160,19 +172,20 @@ class Pool {
   virtual Task<Result<SegmentFiles>> count_segment_files(VolumeId volume) = 0;
 
   // Roots. publish_root is atomic and durable when it returns.
-  virtual Task<Result<void>> publish_root(RootId root, std::vector<std::byte> bytes) = 0;
+  virtual Task<Result<void>> publish_root(RootId root, std::vector<std::byte> bytes,
+                                          Epoch owner = {}) = 0;
   virtual Task<Result<std::vector<RootId>>> list_roots(VolumeId volume) = 0;
   virtual Task<Result<std::vector<std::byte>>> read_root(RootId root) = 0;
   // May keep the space for the next root of the volume.
-  virtual Task<Result<void>> remove_root(RootId root) = 0;
+  virtual Task<Result<void>> remove_root(RootId root, Epoch owner = {}) = 0;
   // What a crash left of publishing. For whoever has the volume open: nobody else may publish.
   virtual Task<void> remove_leftovers(VolumeId volume) = 0;
 
   // Snapshots. Publishing is atomic; both are durable when they return. After an error either may
   // have happened, or may happen by itself after a crash. Removing one that is gone is fine.
-  virtual Task<Result<void>> publish_snapshot(SnapshotId snapshot,
-                                              std::vector<std::byte> bytes) = 0;
-  virtual Task<Result<void>> remove_snapshot(SnapshotId snapshot) = 0;
+  virtual Task<Result<void>> publish_snapshot(SnapshotId snapshot, std::vector<std::byte> bytes,
+                                              Epoch owner = {}) = 0;
+  virtual Task<Result<void>> remove_snapshot(SnapshotId snapshot, Epoch owner = {}) = 0;
   virtual Task<Result<std::vector<SnapshotId>>> list_snapshots(VolumeId volume) = 0;  // ascending
   virtual Task<Result<std::vector<std::byte>>> read_snapshot(SnapshotId snapshot) = 0;
 

@@ -17,6 +17,12 @@ class ForwardingPool : public Pool {
 
   const PoolInfo& info() const override { return below_.info(); }
   Task<Result<PoolSpace>> space() override { return below_.space(); }
+  Task<Result<void>> begin_epoch(VolumeId volume, Epoch epoch) override {
+    return below_.begin_epoch(volume, epoch);
+  }
+  Task<void> end_epoch(VolumeId volume, Epoch epoch) override {
+    return below_.end_epoch(volume, epoch);
+  }
   Task<Result<std::vector<VolumeRecord>>> list_volumes() override { return below_.list_volumes(); }
   Task<Result<void>> create_volume(VolumeRecord record, RootId root,
                                    std::vector<std::byte> bytes) override {
@@ -54,13 +60,15 @@ class ForwardingPool : public Pool {
   Task<Result<std::vector<SegmentId>>> list_segments(VolumeId volume) override {
     return below_.list_segments(volume);
   }
-  Task<Result<void>> adopt_segment(SegmentId from, VolumeId to, AdoptBy by) override {
-    return below_.adopt_segment(from, to, by);
+  Task<Result<void>> adopt_segment(SegmentId from, VolumeId to, AdoptBy by, Epoch owner) override {
+    return below_.adopt_segment(from, to, by, owner);
   }
   Task<Result<void>> sync_segments(VolumeId volume) override {
     return below_.sync_segments(volume);
   }
-  Task<Result<void>> create_spare(VolumeId volume) override { return below_.create_spare(volume); }
+  Task<Result<void>> create_spare(VolumeId volume, SegmentPurpose purpose) override {
+    return below_.create_spare(volume, purpose);
+  }
   Task<Result<void>> remove_spare(SpareId spare) override { return below_.remove_spare(spare); }
   Task<Result<std::vector<SpareId>>> list_spares(VolumeId volume) override {
     return below_.list_spares(volume);
@@ -75,8 +83,8 @@ class ForwardingPool : public Pool {
   Task<Result<SegmentFiles>> count_segment_files(VolumeId volume) override {
     return below_.count_segment_files(volume);
   }
-  Task<Result<void>> publish_root(RootId root, std::vector<std::byte> bytes) override {
-    return below_.publish_root(root, std::move(bytes));
+  Task<Result<void>> publish_root(RootId root, std::vector<std::byte> bytes, Epoch owner) override {
+    return below_.publish_root(root, std::move(bytes), owner);
   }
   Task<Result<std::vector<RootId>>> list_roots(VolumeId volume) override {
     return below_.list_roots(volume);
@@ -84,13 +92,16 @@ class ForwardingPool : public Pool {
   Task<Result<std::vector<std::byte>>> read_root(RootId root) override {
     return below_.read_root(root);
   }
-  Task<Result<void>> remove_root(RootId root) override { return below_.remove_root(root); }
-  Task<void> remove_leftovers(VolumeId volume) override { return below_.remove_leftovers(volume); }
-  Task<Result<void>> publish_snapshot(SnapshotId snapshot, std::vector<std::byte> bytes) override {
-    return below_.publish_snapshot(snapshot, std::move(bytes));
+  Task<Result<void>> remove_root(RootId root, Epoch owner) override {
+    return below_.remove_root(root, owner);
   }
-  Task<Result<void>> remove_snapshot(SnapshotId snapshot) override {
-    return below_.remove_snapshot(snapshot);
+  Task<void> remove_leftovers(VolumeId volume) override { return below_.remove_leftovers(volume); }
+  Task<Result<void>> publish_snapshot(SnapshotId snapshot, std::vector<std::byte> bytes,
+                                      Epoch owner) override {
+    return below_.publish_snapshot(snapshot, std::move(bytes), owner);
+  }
+  Task<Result<void>> remove_snapshot(SnapshotId snapshot, Epoch owner) override {
+    return below_.remove_snapshot(snapshot, owner);
   }
   Task<Result<std::vector<SnapshotId>>> list_snapshots(VolumeId volume) override {
     return below_.list_snapshots(volume);

@@ -19,6 +19,9 @@ enum Bug {
   kRecycleBeforeCheckpoint,
   kFreeWhatSnapshotsNeed,
   kForgetSnapshots,
+  kAcknowledgePastDeadline,
+  kRecycleOldEpochs,
+  kServeUnsealed,
 };
 
 #ifdef HOLDFAST_CANARIES

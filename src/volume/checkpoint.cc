@@ -149,13 +149,18 @@ Task<void> VolumeImpl::release_idle_memory() {
 
 Task<Result<void>> VolumeImpl::checkpoint() {
   co_await checkpoint_now();
+  if (abandoned_) co_return lost_error();
   co_return Result<void>{};
 }
 
 Task<void> VolumeImpl::checkpoint_now(SnapshotTaking* taking) {
   while (checkpoint_running_) co_await checkpoint_done_.wait();
-  checkpoint_running_ = true;
   checkpoint_wanted_ = false;
+  if (abandoned_) {
+    checkpoint_done_.notify_all();
+    co_return;
+  }
+  checkpoint_running_ = true;
   co_await checkpoint_once(taking);
   victims_.clear();
   fruitless_at_ = 0;
@@ -173,7 +178,7 @@ Task<void> VolumeImpl::checkpoint_now(SnapshotTaking* taking) {
 
 Task<void> VolumeImpl::sync_applied() {
   const Sequence target = log_.applied_sequence();
-  while (log_.synced_sequence() < target) {
+  while (log_.synced_sequence() < target && !abandoned_) {
     log_.request_sync(false);
     co_await drained_.wait();
   }
@@ -189,23 +194,28 @@ Task<void> VolumeImpl::checkpoint_once(SnapshotTaking* taking) {
     log_.pause_apply();
     co_await sync_applied();
     co_await make_page_room();  // for pages dirtied since; rarely anything
+    if (abandoned_) co_return;
     freeze(flush, taking);
     log_.resume_apply();
 
-    if (canary::is_on(canary::kPublishBeforePagesAreDurable)) co_await publish(flush.root);
+    if (canary::is_on(canary::kPublishBeforePagesAreDurable)) (void)co_await publish(flush.root);
     const bool frees_early = canary::is_on(canary::kFreeBeforeCheckpoint) ||
                              (canary::is_on(canary::kRecycleBeforeCheckpoint) && store_.is_thick());
     if (frees_early) co_await remove_dead(flush.dead);
     const bool written = co_await write_flush(flush);
     for (const PageWrite& write : flush.pages) write.array->end_flush(*write.page);
     for (Segment* segment : flush.filled) store_.release(*segment);
+    if (abandoned_) co_return;
     if (!written) {
       if (taking != nullptr) store_.forget_snapshot(flush.root.newest_snapshot);
       abandon(flush);
       continue;
     }
     held.succeeded();
-    if (!canary::is_on(canary::kPublishBeforePagesAreDurable)) co_await publish(flush.root);
+    if (!canary::is_on(canary::kPublishBeforePagesAreDurable)) {
+      const bool published = co_await publish(flush.root);
+      if (!published) co_return;
+    }
     ++checkpoints_done_;
     if (taking != nullptr) co_await publish_snapshot(flush.root, taking);
     co_await remove_doubtful_snapshots();
@@ -222,6 +232,7 @@ Task<bool> VolumeImpl::write_flush(Flush& flush) {
     if (flush.abandoned) co_return false;
     const int error = co_await sync_pages(flush);
     if (error == 0) co_return true;
+    if (abandoned_) co_return false;
     // A failed sync may have lost any of them: the same bytes go to the same places again.
     const std::string detail = std::string("sync of map pages: ") + std::strerror(error);
     const HoldReason reason = never_final(sort_errno(error));
@@ -262,7 +273,7 @@ std::uint64_t VolumeImpl::page_room_needed() const {
 }
 
 Task<void> VolumeImpl::make_page_room() {
-  while (page_room() < page_room_needed()) {
+  while (page_room() < page_room_needed() && !abandoned_) {
     Result<Segment*> made = co_await store_.create(SegmentStream::pages, true);
     if (made.ok()) {
       page_segments_.push_back({*made, 0});
@@ -421,6 +432,7 @@ Task<void> VolumeImpl::write_page_runs(Flush* flush) {
       const std::string detail = std::string("write of map pages: ") + std::strerror(error);
       const HoldReason reason = never_final(sort_errno(error));
       co_await sleep_for(executor_, held.failed(reason, detail));
+      if (abandoned_) flush->abandoned = true;
       if (!flush->abandoned && reason == HoldReason::path &&
           page_patience_.is_over(executor_.now() - began)) {
         log_warning("volume " + info_.name + ": segment " + std::to_string(segment->number.value) +
@@ -448,13 +460,18 @@ Task<int> VolumeImpl::sync_pages(Flush& flush) {
   co_return 0;
 }
 
-Task<void> VolumeImpl::publish(const format::Root& root) {
+// False: the lease is lost. Else the fence was seen to hold after the root was there for everybody,
+// so that whoever owns the volume next reads this root or a newer one: from here on what this root
+// does not need may go, however late that happens.
+Task<bool> VolumeImpl::publish(const format::Root& root) {
   HoldTracker::Operation held(hold_);
   for (;;) {
+    const bool may_publish = co_await await_fence();
+    if (!may_publish) co_return false;
     std::vector<std::byte> bytes = format::encode_root(root);
     std::optional<HoldTracker::Call> call(std::in_place, hold_,
                                           "publishing of root " + std::to_string(root.id.number));
-    const Result<void> published = co_await pool_.publish_root(root.id, std::move(bytes));
+    const Result<void> published = co_await pool_.publish_root(root.id, std::move(bytes), owner());
     call.reset();
     if (published.ok()) break;
     const HoldReason reason = never_final(sort_error(published.error()));
@@ -463,19 +480,26 @@ Task<void> VolumeImpl::publish(const format::Root& root) {
   held.succeeded();
   old_roots_.push_back(root_.id);
   root_ = root;
+  const bool may_remove = co_await await_fence();
+  if (!may_remove) co_return false;
   // Those that cannot be removed now are tried again after the next checkpoint.
   std::vector<RootId> left;
   for (const RootId& old : old_roots_) {
     if (old == root_.id) continue;
     const HoldTracker::Call call(hold_, "removal of root " + std::to_string(old.number));
-    const Result<void> removed = co_await pool_.remove_root(old);
+    const Result<void> removed = co_await pool_.remove_root(old, owner());
     if (!removed.ok() && removed.error().code() != ErrorCode::not_found) left.push_back(old);
   }
   old_roots_ = std::move(left);
+  co_return true;
 }
 
 Task<void> VolumeImpl::remove_dead(std::vector<SegmentNumber> dead) {
   for (const SegmentNumber number : dead) {
+    if (!fence_holds()) {
+      store_.dead_candidates().push_back(number);
+      continue;
+    }
     page_victim_rounds_.erase(number.value);
     const Result<void> removed = co_await store_.remove(number);
     if (removed.ok()) continue;

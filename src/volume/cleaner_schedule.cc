@@ -145,7 +145,7 @@ void VolumeImpl::on_scarcity() {
 
 // A volume that is being closed has requests to finish, which may need what is cleaned.
 bool VolumeImpl::has_ended_cleaning() const {
-  if (rolling_back_) return true;
+  if (rolling_back_ || abandoned_) return true;
   return closing_ && (!store_.is_thick() || (requests_active_ == 0 && log_.everything_synced()));
 }
 
@@ -264,7 +264,7 @@ Task<void> VolumeImpl::await_credit(const Cleaning& cleaning, std::uint32_t bloc
   for (;;) {
     pace_.look(sealed_share(), cleaning.share, pool_tightness_);
     pace_.time_passed(executor_.now());
-    if (pace_.may_work() || closing_ || cleaning.is_last || cleaning_is_urgent() ||
+    if (pace_.may_work() || closing_ || abandoned_ || cleaning.is_last || cleaning_is_urgent() ||
         !guest_is_busy()) {
       break;
     }

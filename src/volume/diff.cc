@@ -99,6 +99,7 @@ Task<Result<DiffPart>> VolumeImpl::diff(DiffRequest request) {
     co_return co_await diff_roots(&from, &to, request.offset_bytes);
   }
   const format::Snapshot now = co_await keep_now();
+  if (abandoned_) co_return lost_error();
   to = now.root;
   auto part = co_await diff_roots(&from, &to, request.offset_bytes);
   forget_kept(now.number);

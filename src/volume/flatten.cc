@@ -40,6 +40,8 @@ Task<Result<FlattenPart>> VolumeImpl::flatten_some(Duration patience) {
     part.left_bytes = foreign.bytes;
     for (const SegmentNumber number : foreign.first) {
       if (closing_) co_return Error(ErrorCode::busy, "the volume is being closed");
+      const bool may_adopt = co_await await_fence();
+      if (!may_adopt) co_return lost_error();
       CO_TRY(co_await adopt(number, &part));
       if (executor_.now() >= deadline) co_return part;
     }
@@ -48,10 +50,15 @@ Task<Result<FlattenPart>> VolumeImpl::flatten_some(Duration patience) {
     leaving_parent_ = true;
     co_await checkpoint_now();
     leaving_parent_ = false;
+    if (abandoned_) co_return lost_error();
   }
   if (!root_.lineage.empty()) {
     co_await store_.leave_other_places();
+    const bool may_remove = co_await await_fence();
+    if (!may_remove) co_return lost_error();
     CO_TRY(co_await remove_clone_marks());
+    const bool is_certain = co_await await_fence();
+    if (!is_certain) co_return lost_error();
   }
   part.is_done = true;
   co_return part;

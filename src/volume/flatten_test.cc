@@ -22,12 +22,12 @@ namespace fs = std::filesystem;
 class AdoptingPool final : public ForwardingPool {
  public:
   using ForwardingPool::ForwardingPool;
-  Task<Result<void>> adopt_segment(SegmentId from, VolumeId to, AdoptBy by) override {
+  Task<Result<void>> adopt_segment(SegmentId from, VolumeId to, AdoptBy by, Epoch owner) override {
     ++adoptions;
     if (adoptions == failing_adoption) {
       co_return Error(ErrorCode::no_space, "injected");
     }
-    co_return co_await below_.adopt_segment(from, to, copies ? AdoptBy::copy : by);
+    co_return co_await below_.adopt_segment(from, to, copies ? AdoptBy::copy : by, owner);
   }
   Task<Result<void>> remove_clone_mark(CloneMark mark) override {
     if (fails_to_unmark) co_return Error(ErrorCode::path_failure, "injected");

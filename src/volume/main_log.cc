@@ -117,7 +117,7 @@ void MainLog::seal_open_record() {
 // --- Appending ---
 
 void MainLog::pump() {
-  while (next_queued_ != nullptr && !rewinding_ && !barrier_ &&
+  while (next_queued_ != nullptr && !rewinding_ && !barrier_ && !hold_.has_given_up() &&
          appends_in_flight_ < limits::kAppendsInFlightMax) {
     LogRecord& record = *next_queued_;
     if (!record.has_place && !place(record)) return;
@@ -174,7 +174,8 @@ Task<void> MainLog::create_spare() {
   spare_in_work_ = false;
   if (!made.ok()) {
     spare_failed_ = true;
-    if (spare_urgent_) log_error("the log cannot go on: " + made.error().message());
+    if (spare_urgent_ && !hold_.has_given_up())
+      log_error("the log cannot go on: " + made.error().message());
     co_return;
   }
   spare_urgent_ = false;
@@ -248,6 +249,11 @@ Task<void> MainLog::retry_append(LogRecord* record) {
     const HoldReason reason = never_final(sort_errno(error));
     const std::string detail = std::string("append: ") + std::strerror(error);
     co_await sleep_for(executor_, held.failed(reason, detail));
+    if (hold_.has_given_up()) {
+      --appends_in_flight_;
+      changed_.notify_all();
+      co_return;
+    }
     // Want of space is no property of the place.
     const bool place_is_bad =
         reason == HoldReason::path && patience_.is_over(executor_.now() - began);
@@ -381,7 +387,7 @@ void MainLog::request_sync(bool for_guest) {
 }
 
 void MainLog::maybe_start_sync() {
-  if (sync_running_ || rewinding_ || retained_.empty()) return;
+  if (sync_running_ || rewinding_ || retained_.empty() || hold_.has_given_up()) return;
   const bool memory_is_tight =
       room_wanted_ || ring_.used_blocks() * std::uint64_t{2} >= ring_.capacity_blocks();
   if (!sync_wanted_ && !memory_is_tight) return;
@@ -452,7 +458,10 @@ void MainLog::free_synced() {
 // A failed sync may have lost any unsynced record, and a later sync that succeeds does not bring it
 // back. All of them are still in memory: write them again.
 Task<void> MainLog::rewind() {
-  while (appends_in_flight_ != 0 || sync_running_ || relocating_) co_await changed_.wait();
+  while ((appends_in_flight_ != 0 || sync_running_ || relocating_) && !hold_.has_given_up()) {
+    co_await changed_.wait();
+  }
+  if (hold_.has_given_up()) co_return;
   if (sync_hold_ == nullptr) sync_hold_ = std::make_unique<HoldTracker::Operation>(hold_);
   const bool elsewhere = std::exchange(moving_, false);
   const int error = elsewhere ? move_error_ : sync_error_;
@@ -460,6 +469,7 @@ Task<void> MainLog::rewind() {
       (elsewhere ? "append: " : "sync: ") + std::string(std::strerror(error));
   const HoldReason reason = never_final(sort_errno(error));
   co_await sleep_for(executor_, sync_hold_->failed(reason, detail));
+  if (hold_.has_given_up()) co_return;
   requeue_unsynced(elsewhere);
   rewinding_ = false;
   sync_wanted_ = true;

@@ -120,6 +120,9 @@ class MainLog {
   }
   bool everything_synced() const { return retained_.empty() && is_idle(); }
   void shrink_memory() { ring_.shrink(); }
+  // After HoldTracker::give_up(): what waits for anything ends; nothing is sent any more.
+  void give_up() { changed_.notify_all(); }
+  bool has_tasks() const { return !tasks_.empty(); }
   // The bytes of a stored block that is still in memory, or null.
   const std::byte* find_retained(format::BlockLocation location);
 

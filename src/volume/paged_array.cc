@@ -159,6 +159,10 @@ Task<void> PagedArray::load(Page* page) {
     read = co_await storage_.read_block(where, image);
     intact = read.ok() && format::check_page(image, identity);
   }
+  if (!read.ok() && read.error().code() == ErrorCode::busy) {  // given up: nobody wants to know
+    finish_load(*page, PageOutcome::damaged);
+    co_return;
+  }
   if (!intact && !canary::is_on(canary::kIgnoreChecksums)) {
     log_error("volume " + volume_.to_string() + ": a " +
               (kind_ == format::ArrayKind::map ? "map" : "segment table") + " page (level " +

@@ -128,6 +128,12 @@ Task<void> VolumeImpl::open_segment_then_run(ReadOp* op, BlockLocation location)
     run(*op);
     co_return;
   }
+  if (hold_.has_given_up()) {  // nobody is told
+    op->status = BlockStatus::medium_error;
+    op->end = op->cursor;
+    run(*op);
+    co_return;
+  }
   // It may have been freed while we waited, because the block was written anew.
   const std::uint64_t block = op->cursor / kBlockBytes;
   const PagedArray::Lookup found = co_await map_.get(0, leaf_of(block), false);
@@ -289,7 +295,8 @@ Task<BlockStatus> VolumeImpl::read_block_again(std::uint64_t block, MapEntry ent
     const Result<void> read = co_await store_.read_block(entry.location, into);
     if (read.ok() && crc32c(into) == entry.checksum) co_return BlockStatus::ok;
     const PagedArray::Lookup found = co_await map_.get(0, leaf_of(block), false);
-    if (found.outcome == PageOutcome::damaged) co_return BlockStatus::medium_error;
+    const bool is_damaged = found.outcome == PageOutcome::damaged;
+    if (is_damaged || hold_.has_given_up()) co_return BlockStatus::medium_error;
     MapEntry now;  // a hole, where the leaf is absent
     if (found.outcome == PageOutcome::ready) now = map_entry_of(*found.page, block);
     if (now.location == entry.location && !looked_elsewhere) {

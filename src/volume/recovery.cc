@@ -70,6 +70,7 @@ Task<Result<void>> VolumeImpl::recover(const std::vector<RootId>& roots, Monoton
   listing.reset();
   store_.set_listed(listed);
   store_.set_lineage(root_.lineage);
+  if (options_.fence != nullptr) store_.set_fenced();
   CO_TRY(co_await load_snapshots());
   if (store_.is_thick()) {
     CO_TRY(co_await store_.refresh_spares());
@@ -88,7 +89,7 @@ Task<Result<void>> VolumeImpl::recover(const std::vector<RootId>& roots, Monoton
     epoch_ = std::max(epoch_, root.epoch);
     if (root != root_.id) old_roots_.push_back(root);
   }
-  ++epoch_.value;
+  CO_TRY(take_epoch());
   store_.set_next_number(next);
   store_.set_epoch(epoch_);
 
@@ -98,14 +99,38 @@ Task<Result<void>> VolumeImpl::recover(const std::vector<RootId>& roots, Monoton
   seal_left_open();
   forget_old_ancestors();
   for (const SegmentId& segment : listed) {
-    if (!store_.has_entry(segment.number)) orphans_.push_back(segment);
+    // Several owners may have used one number, if one of them came late.
+    if (store_.entry(segment.number).epoch != segment.epoch) orphans_.push_back(segment);
   }
   log_.start(epoch_, expected);
-  co_await checkpoint_now();  // publishes (epoch, 0): from here on the old epoch's log is sealed
+  if (canary::is_on(canary::kServeUnsealed)) {
+    want_checkpoint();
+  } else {
+    co_await checkpoint_now();  // publishes (epoch, 0): from here on the old epoch's log is sealed
+  }
+  if (abandoned_) co_return lost_error();
   statistics_.open_time = executor_.now() - begin;
   serving_ = true;
   tasks_.spawn(tidy_after_recovery());
   co_return Result<void>{};
+}
+
+// Above all that was seen, in epoch_.
+Result<void> VolumeImpl::take_epoch() {
+  if (options_.fence == nullptr) {
+    ++epoch_.value;
+    return {};
+  }
+  const Epoch leased = options_.fence->epoch();
+  if (leased <= epoch_) {
+    return Error(ErrorCode::busy, "the volume " + info_.name +
+                                      " has been opened since by another "
+                                      "owner (epoch " +
+                                      std::to_string(epoch_.value) + "; this lease is of epoch " +
+                                      std::to_string(leased.value) + "); take its lease anew");
+  }
+  epoch_ = leased;
+  return {};
 }
 
 // --- The chain ---
@@ -115,6 +140,7 @@ Task<Result<std::vector<VolumeImpl::Replay>>> VolumeImpl::find_chain(
   std::vector<Replay> chain;
   for (const SegmentId& id : listed) {
     if (id.epoch != root_.id.epoch || store_.is_inherited(id.number)) continue;
+    if (store_.segment_id(id.number).epoch != id.epoch) continue;  // came late: nobody was told
     const SegmentEntry entry = store_.entry(id.number);
     if (entry.state != SegmentState::absent && entry.stream != SegmentStream::main) continue;
     Replay part;
@@ -383,21 +409,24 @@ void VolumeImpl::forget_old_ancestors() {
 
 // Space only; the volume serves already.
 Task<void> VolumeImpl::tidy_after_recovery() {
-  if (root_.parent.is_nil() && !root_.lineage.empty()) {
+  // What goes here was seen before the first root of this epoch was published, while the fence
+  // held: nobody who comes later needs it. Without the fence it is left to whoever opens next.
+  if (fence_holds() && root_.parent.is_nil() && !root_.lineage.empty()) {
     const Result<void> unmarked = co_await remove_clone_marks();
     if (!unmarked.ok()) log_warning("volume " + info_.name + ": " + unmarked.error().message());
   }
-  {
+  if (options_.fence == nullptr) {  // else they went with the epochs before
     const HoldTracker::Call call(hold_, "removal of leftovers");
     co_await pool_.remove_leftovers(id_);
   }
   for (const SegmentId& orphan : orphans_) {
+    if (!fence_holds()) break;
     const Result<void> removed = co_await store_.remove_listed(orphan);
     if (!removed.ok()) log_warning("volume " + info_.name + ": " + removed.error().message());
   }
   orphans_.clear();
   for (const auto& [segment, used_bytes] : trims_) {
-    if (!store_.has_entry(segment.number)) continue;
+    if (!store_.has_entry(segment.number) || !fence_holds()) continue;
     const HoldTracker::Call call(hold_, "trimming of a segment");
     const Result<void> trimmed = co_await pool_.trim_segment(segment, used_bytes);
     if (!trimmed.ok()) log_warning("volume " + info_.name + ": " + trimmed.error().message());

@@ -119,7 +119,8 @@ Task<Result<void>> SegmentStore::adopt_from_any_place(SegmentNumber segment) {
   Result<void> adopted;
   for (const VolumeId& place : places) {
     if (place == volume_) continue;
-    adopted = co_await pool_.adopt_segment(SegmentId{place, id.epoch, segment}, volume_, by);
+    adopted =
+        co_await pool_.adopt_segment(SegmentId{place, id.epoch, segment}, volume_, by, owner());
     if (adopted.ok() || adopted.error().code() != ErrorCode::not_found) break;
   }
   co_return adopted;

@@ -291,7 +291,7 @@ Task<Result<Segment*>> SegmentStore::create(SegmentStream stream, bool hold_erro
       set_entry(number, fresh);
       co_return segment;
     }
-    if (!hold_errors) co_return file.take_error();
+    if (!hold_errors || hold_.has_given_up()) co_return file.take_error();
     // All of a thick volume is there: what it waits for is its own cleaner, as a slow disk would.
     if (stream == SegmentStream::main && file.error().code() == ErrorCode::no_space &&
         is_preallocated() && executor_.now() - begin < limits::kThickHoldTime) {
@@ -350,7 +350,8 @@ Task<void> SegmentStore::wait_for_spare() {
   // Now and then the pool is asked all the same: it may have space, and if blocks are damaged, so
   // that their segments cannot be cleaned, the proof does not hold.
   const MonotonicTime until = executor_.now() + limits::kThickPoolTime;
-  while (is_preallocated() && free_spares() == 0 && executor_.now() < until) {
+  while (is_preallocated() && free_spares() == 0 && executor_.now() < until &&
+         !hold_.has_given_up()) {
     scarce_();
     co_await sleep_for(executor_, limits::kThickPollTime);
   }
@@ -415,7 +416,9 @@ Task<Result<void>> SegmentStore::remove(SegmentNumber segment) {
 }
 
 Task<Result<void>> SegmentStore::remove_listed(SegmentId segment) {
-  const auto opened = open_.find(segment.number.value);
+  // Behind a fence a number may have been used twice: by who owns it, and by one who came late.
+  auto opened = open_.find(segment.number.value);
+  if (opened != open_.end() && opened->second->epoch != segment.epoch) opened = open_.end();
   // A file that is removed stays as it was for those who read it; one that is recycled does not.
   const bool is_read =
       (opened != open_.end() && opened->second->users != 0) || is_retired(segment.number);
@@ -432,7 +435,9 @@ Task<Result<void>> SegmentStore::remove_listed(SegmentId segment) {
     }
   }
   const HoldTracker::Call call(hold_, "removal of " + segment_name(segment.number));
-  if (is_thick() && !failed_writes_.contains(segment.number.value)) {
+  if (is_thick() && !may_recycle(segment)) {
+    CO_TRY(co_await replace_by_spare());
+  } else if (is_thick() && !failed_writes_.contains(segment.number.value)) {
     Result<SpareId> spare = co_await pool_.recycle_segment(segment);
     if (spare.ok()) {
       // A listing that came between the rename and its answer has it already.
@@ -453,6 +458,20 @@ Task<Result<void>> SegmentStore::remove_listed(SegmentId segment) {
   if (!removed.ok() && removed.error().code() != ErrorCode::not_found) co_return removed;
   failed_writes_.erase(segment.number.value);
   co_return Result<void>{};
+}
+
+// Of an owner before us nobody knows which writes are still on their way, and to which files.
+bool SegmentStore::may_recycle(SegmentId segment) const {
+  if (!is_fenced_ || canary::is_on(canary::kRecycleOldEpochs)) return true;
+  return segment.epoch == epoch_ && !is_inherited(segment.number);
+}
+
+// It may have of the reserve what the removal gives back at once.
+Task<Result<void>> SegmentStore::replace_by_spare() {
+  if (segment_count_ + spares_.size() + taken_.size() > thick_->segments) co_return Result<void>{};
+  CO_TRY(co_await pool_.create_spare(volume_, SegmentPurpose::metadata));
+  ++spare_changes_;
+  co_return co_await refresh_spares();
 }
 
 void SegmentStore::note_failed_write(const Segment& segment, int error) {
@@ -519,6 +538,7 @@ Task<Result<SegmentStore::Opened>> SegmentStore::open_somewhere(SegmentNumber se
     give_up_handles();
     const Duration delay = held.failed(HoldReason::path, opened.error().message());
     co_await sleep_for(executor_, delay);
+    if (hold_.has_given_up()) co_return Error(ErrorCode::busy, "the volume was given up");
   }
 }
 
@@ -581,6 +601,7 @@ Task<Result<void>> SegmentStore::read_block(format::BlockLocation location,
     co_await sleep_for(executor_, delay);
     retire(*segment);
     release(*segment);
+    if (hold_.has_given_up()) co_return Error(ErrorCode::busy, "the volume was given up");
     CO_TRY_ASSIGN(segment, co_await acquire(location.segment()));
   }
   release(*segment);

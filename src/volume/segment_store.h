@@ -14,7 +14,8 @@
 //    the same file as the ancestor's, so that nothing is ever written to it or cut off.
 //  - Numbers are never reused within a volume.
 //  - Of a thick volume a removed segment becomes a spare, once nobody reads it any more, and new
-//    segments are made of spares; the last spares are for metadata and the cleaner only.
+//    segments are made of spares; the last spares are for metadata and the cleaner only. Behind a
+//    fence only segments of the own epoch do; in the place of another a new spare is made.
 //
 // Thread: the executor's. All pages of the table stay resident: 4 KiB per 126 segments.
 #pragma once
@@ -70,6 +71,8 @@ class SegmentStore final : public PageStorage {
   Task<Result<void>> load_table(format::BlockLocation top);
   void set_lineage(std::vector<format::Ancestor> lineage);  // after set_listed()
   void set_epoch(Epoch epoch) { epoch_ = epoch; }           // of segments created from now on
+  // Other hosts may have owned the volume: their last writes may still be on their way.
+  void set_fenced() { is_fenced_ = true; }
   void set_next_number(SegmentNumber next) { next_ = next; }
   SegmentNumber next_number() const { return next_; }
 
@@ -208,6 +211,10 @@ class SegmentStore final : public PageStorage {
   Task<Result<void>> adopt_from_any_place(SegmentNumber segment);
   Task<Result<std::unique_ptr<File>>> create_file(SegmentId segment, format::SegmentStream stream);
   Task<void> remove_stray(SpareId spare);
+  bool may_recycle(SegmentId segment) const;
+  // Before a segment is removed that may not become a spare.
+  Task<Result<void>> replace_by_spare();
+  Epoch owner() const { return is_fenced_ ? epoch_ : Epoch{}; }
   Task<void> wait_for_spare();
   std::byte* entry_bytes(SegmentNumber segment) const;
   void count_sealed(SegmentNumber number, const format::SegmentEntry& entry, bool add);
@@ -226,6 +233,7 @@ class SegmentStore final : public PageStorage {
   VolumeId volume_;
   HoldTracker& hold_;
   Epoch epoch_;
+  bool is_fenced_ = false;
   SegmentNumber next_{1};
   std::unordered_map<std::uint64_t, Epoch> listed_;          // in the volume's own directory
   std::unordered_map<std::uint64_t, Epoch> foreign_epochs_;  // in ancestors', as far as asked for

@@ -120,6 +120,7 @@ Task<Result<SnapshotInfo>> VolumeImpl::create_snapshot(std::string name) {
   taking.snapshot.name = std::move(name);
   taking.snapshot.created = executor_.wall_time();
   co_await checkpoint_now(&taking);
+  if (abandoned_) co_return lost_error();
   if (!taking.result.ok()) {
     co_return taking.result.take_error().context("the snapshot was not taken");
   }
@@ -135,9 +136,11 @@ Task<void> VolumeImpl::publish_snapshot(const format::Root& root, SnapshotTaking
   std::vector<std::byte> bytes = format::encode_snapshot(snapshot);
   const SnapshotId id{id_, snapshot.number};
   const HoldTracker::Call call(hold_, "publishing of a snapshot");
-  taking->result = co_await pool_.publish_snapshot(id, std::move(bytes));
+  taking->result = co_await pool_.publish_snapshot(id, std::move(bytes), owner());
   if (taking->result.ok()) {
     snapshots_.push_back(snapshot);
+    // Before anybody is told: whoever owns the volume next sees the snapshot.
+    (void)co_await await_fence();
   } else {
     doubtful_snapshots_.push_back(snapshot.number);
   }
@@ -149,8 +152,9 @@ Task<void> VolumeImpl::remove_doubtful_snapshots() {
   while (!doubtful_snapshots_.empty()) {
     const SnapshotNumber number = doubtful_snapshots_.back();
     const SnapshotId id{id_, number};
+    if (!fence_holds()) co_return;
     const HoldTracker::Call call(hold_, "removal of a snapshot");
-    const Result<void> removed = co_await pool_.remove_snapshot(id);
+    const Result<void> removed = co_await pool_.remove_snapshot(id, owner());
     if (!removed.ok()) co_return;  // again after the next checkpoint
     doubtful_snapshots_.pop_back();
     forget_kept(number);
@@ -178,10 +182,14 @@ Result<const Snapshot*> VolumeImpl::intact_snapshot(const std::string& name) con
 Task<Result<void>> VolumeImpl::remove_snapshot(std::string name) {
   CO_TRY_ASSIGN(const Snapshot* const found, find_by_name(snapshots_, name));
   const SnapshotId id{id_, found->number};
+  const bool may_remove = co_await await_fence();
+  if (!may_remove) co_return lost_error();
   {
     const HoldTracker::Call call(hold_, "removal of a snapshot");
-    CO_TRY(co_await pool_.remove_snapshot(id));
+    CO_TRY(co_await pool_.remove_snapshot(id, owner()));
   }
+  const bool is_certain = co_await await_fence();
+  if (!is_certain) co_return lost_error();
   std::erase_if(snapshots_, [&](const Snapshot& each) { return each.number == id.number; });
   forget_kept(id.number);
   if (!closing_) want_checkpoint();  // which frees it
@@ -328,8 +336,10 @@ Task<Result<void>> VolumeImpl::rollback(std::string name) {
   rolling_back_ = true;
   co_await quiesce();
   while (cleaning_) co_await drained_.wait();
-  Result<void> result = co_await take_back(root);
+  Result<void> result = Result<void>{};
+  if (!abandoned_) result = co_await take_back(root);
   if (result.ok()) co_await checkpoint_now();
+  if (abandoned_) result = lost_error();
   rolling_back_ = false;
   resume();
   co_return result;
@@ -362,8 +372,23 @@ Task<Result<void>> Volume::clone(Executor& executor, Pool& pool, VolumeCloneOpti
   record.created = executor.wall_time();
   const CloneMark mark{{options.parent, from.number}, options.id};
   CO_TRY(co_await pool.add_clone_mark(mark));
+  // While this holds, whoever owns the parent next sees the mark, and keeps the snapshot for the
+  // clone, if it is there by then.
+  const auto may_create = [&]() -> Result<void> {
+    if (options.fence == nullptr || options.fence->holds(executor.boot_time())) return {};
+    return Error(ErrorCode::busy,
+                 "the parent's lease ran out meanwhile, and its snapshot may be gone; try again");
+  };
   std::vector<std::byte> bytes = format::encode_root(root);
-  Result<void> created = co_await pool.create_volume(record, root.id, std::move(bytes));
+  Result<void> created = may_create();
+  if (created.ok()) created = co_await pool.create_volume(record, root.id, std::move(bytes));
+  if (created.ok()) {
+    created = may_create();
+    if (!created.ok()) {
+      const Result<void> removed = co_await pool.remove_volume(record.id);
+      if (!removed.ok()) log_warning(removed.error().message());
+    }
+  }
   if (!created.ok()) {
     const Result<void> removed = co_await pool.remove_clone_mark(mark);
     if (!removed.ok()) log_warning(removed.error().message());

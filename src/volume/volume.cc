@@ -45,6 +45,7 @@ VolumeImpl::VolumeImpl(Executor& executor, Pool& pool, VolumeId id, VolumeOption
            MainLog::Options{id, segment_blocks_, options.retained_bytes_max}),
       drained_(executor),
       completions_(&VolumeImpl::run_completions, this),
+      fence_timer_(&VolumeImpl::on_fence_timer, this),
       checkpoint_done_(executor),
       idle_timer_(&VolumeImpl::on_idle_timer, this),
       free_timer_(&VolumeImpl::on_free_timer, this),
@@ -72,6 +73,7 @@ VolumeImpl::~VolumeImpl() {
   flushes_.clear();
   completed_.clear();
   shadowed_reads_.clear();
+  fenced_.clear();
   active_writes_.clear();
   conflicting_writes_.clear();
   active_reads_.clear();
@@ -89,12 +91,14 @@ void VolumeImpl::set_name(const std::string& name) {
 
 void VolumeImpl::submit(BlockRequest& request) {
   last_request_ = request.device_submitted = executor_.now();
+  if (options_.fence != nullptr && !abandoned_ && options_.fence->is_lost()) abandon();
   const BlockStatus status = check(request);
   if (status != BlockStatus::ok) {
     complete_later(request, status);
   } else if (request.length_bytes == 0 && request.operation != BlockOperation::flush) {
     complete_later(request, BlockStatus::ok);
-  } else if (quiesced_ || !pending_.empty() || requests_active_ >= limits::kVolumeRequestsMax) {
+  } else if (quiesced_ || abandoned_ || !pending_.empty() ||
+             requests_active_ >= limits::kVolumeRequestsMax) {
     set_stage(request, Stage::pending);
     pending_.push_back(request);
   } else {
@@ -137,7 +141,8 @@ void VolumeImpl::start(BlockRequest& request) {
 }
 
 void VolumeImpl::admit_pending() {
-  while (!quiesced_ && !pending_.empty() && requests_active_ < limits::kVolumeRequestsMax) {
+  while (!quiesced_ && !abandoned_ && !pending_.empty() &&
+         requests_active_ < limits::kVolumeRequestsMax) {
     BlockRequest& request = *pending_.pop_front();
     const BlockStatus status = check(request);  // the size may have changed meanwhile
     if (status != BlockStatus::ok) {
@@ -155,6 +160,12 @@ void VolumeImpl::admit_pending() {
 // counts as active until its callback has returned, so a close() that the callback begins ends
 // after that, and whoever waits for it may destroy the volume.
 void VolumeImpl::complete(BlockRequest& request, BlockStatus status) {
+  if (options_.fence == nullptr || may_answer(request, status)) return answer(request, status);
+  if (abandoned_ && wants_close_) return answer(request, BlockStatus::shutting_down);
+  hold_back(request, status);
+}
+
+void VolumeImpl::answer(BlockRequest& request, BlockStatus status) {
   if (status != BlockStatus::cancelled) count(request, status);
   request.on_complete(request, status);
   --requests_active_;
@@ -226,6 +237,11 @@ void VolumeImpl::give_up(BlockRequest& request, BlockStatus status) {
       return give_up(*static_cast<WriteOp*>(request.device_state), status);
     case Stage::answered:
       return;
+    case Stage::fenced:
+      request.device_link.unlink();
+      --fenced_count_;
+      --requests_active_;
+      return complete_later(request, status);
   }
 }
 
@@ -237,7 +253,7 @@ void VolumeImpl::fail_held(MonotonicTime submitted_before) {
     if (request == nullptr || request->device_submitted == MonotonicTime{}) return;
     if (request->device_submitted < submitted_before) expired.push_back(request);
   };
-  for (auto* list : {&pending_, &flushes_, &shadowed_reads_}) {
+  for (auto* list : {&pending_, &flushes_, &shadowed_reads_, &fenced_}) {
     for (BlockRequest* one = list->front(); one != nullptr; one = list->next(*one)) look_at(one);
   }
   for (auto* list : {&active_writes_, &conflicting_writes_}) {
@@ -290,15 +306,16 @@ void VolumeImpl::log_has_room() {
 Task<void> VolumeImpl::quiesce() {
   while (quiesced_) co_await drained_.wait();
   quiesced_ = true;
-  while (requests_active_ != 0 || !completed_.empty()) co_await drained_.wait();
+  while ((requests_active_ != 0 || !completed_.empty()) && !abandoned_) co_await drained_.wait();
 }
 
 Task<Result<void>> VolumeImpl::pause(Duration patience) {
   const MonotonicTime deadline = executor_.now() + patience;
   Timer timer([](void* context) { static_cast<Condition*>(context)->notify_all(); }, &drained_);
   executor_.arm(timer, deadline);
-  const auto may_wait = [&] { return executor_.now() < deadline && !closing_; };
+  const auto may_wait = [&] { return executor_.now() < deadline && !closing_ && !abandoned_; };
   while (quiesced_ && may_wait()) co_await drained_.wait();
+  if (abandoned_) co_return lost_error();
   if (quiesced_ || closing_) co_return Error(ErrorCode::busy, "the volume is busy; try again");
   quiesced_ = true;
   while ((requests_active_ != 0 || !completed_.empty()) && may_wait()) co_await drained_.wait();
@@ -368,8 +385,9 @@ Task<Result<void>> VolumeImpl::resize(std::uint64_t size_bytes) {
                         format_bytes(limits::kVolumeBytesMax));
   }
   co_await quiesce();
-  if (closing_) {
+  if (closing_ || abandoned_) {
     resume();
+    if (abandoned_) co_return lost_error();
     co_return Error(ErrorCode::busy, "the volume is being closed");
   }
   const std::uint64_t before = info_.size_bytes;
@@ -377,8 +395,9 @@ Task<Result<void>> VolumeImpl::resize(std::uint64_t size_bytes) {
   info_.size_bytes = size_bytes;
   set_thick(store_.is_thick());
   co_await checkpoint();
-  if (size_bytes < before) co_await discard_range(size_bytes, before);
+  if (size_bytes < before && !abandoned_) co_await discard_range(size_bytes, before);
   resume();
+  if (abandoned_) co_return lost_error();
   co_return Result<void>{};
 }
 
@@ -391,12 +410,14 @@ void VolumeImpl::set_thick(bool thick) {
 }
 
 Task<Result<void>> VolumeImpl::close() {
+  wants_close_ = true;
+  if (options_.fence != nullptr) look_at_fence();
   while (quiesced_) co_await drained_.wait();
   closing_ = true;
   while (BlockRequest* request = pending_.pop_front()) {
     complete_later(*request, BlockStatus::shutting_down);
   }
-  while (requests_active_ != 0 || !completed_.empty()) co_await drained_.wait();
+  while ((requests_active_ != 0 || !completed_.empty()) && !abandoned_) co_await drained_.wait();
   if (is_view_) {
     while (!tasks_.empty()) co_await sleep_for(executor_, 1ms);
     co_return Result<void>{};
@@ -406,32 +427,43 @@ Task<Result<void>> VolumeImpl::close() {
   credit_earned_.notify_all();
   executor_.cancel(free_timer_);
   while (checkpoint_running_ || checkpoint_wanted_) co_await checkpoint_done_.wait();
-  while (!log_.everything_synced()) {
+  while (!log_.everything_synced() && !abandoned_) {
     log_.request_sync(false);
     co_await sleep_for(executor_, 1ms);
   }
   while (cleaning_) co_await drained_.wait();
-  seal_cold();
+  if (!abandoned_) seal_cold();
   while (checkpoint_running_ || checkpoint_wanted_) co_await checkpoint_done_.wait();
+  if (!abandoned_) co_await close_log();
+  if (abandoned_) {
+    co_await end_abandoned();
+  } else if (options_.fence != nullptr) {
+    executor_.cancel(fence_timer_);
+    co_await pool_.end_epoch(id_, epoch_);
+  }
+  co_return Result<void>{};
+}
+
+Task<void> VolumeImpl::close_log() {
   const SegmentId log_end{id_, epoch_, log_.current_segment()};
   const std::uint64_t log_end_bytes = log_.current_used_blocks() * kBlockBytes;
   log_.stop();
   co_await checkpoint_now();
-  while (!tasks_.empty()) co_await sleep_for(executor_, 1ms);
-  if (store_.is_thick()) co_return Result<void>{};  // its space is to stay
+  while (!tasks_.empty() && !abandoned_) co_await sleep_for(executor_, 1ms);
+  if (abandoned_ || store_.is_thick()) co_return;  // its space is to stay
   // Space only: what cannot be given back now is when the volume is opened again.
-  if (log_end.number.value != 0 && store_.has_entry(log_end.number)) {
+  if (log_end.number.value != 0 && store_.has_entry(log_end.number) && fence_holds()) {
     const HoldTracker::Call call(hold_, "trimming of the log");
     const Result<void> trimmed = co_await pool_.trim_segment(log_end, log_end_bytes);
     if (!trimmed.ok()) log_warning("volume " + info_.name + ": " + trimmed.error().message());
   }
   for (const PageSegment& open : page_segments_) {
+    if (!fence_holds()) co_return;
     const SegmentId id{id_, epoch_, open.segment->number};
     const HoldTracker::Call call(hold_, "trimming of the map pages");
     const Result<void> trimmed = co_await pool_.trim_segment(id, open.next_block * kBlockBytes);
     if (!trimmed.ok()) log_warning("volume " + info_.name + ": " + trimmed.error().message());
   }
-  co_return Result<void>{};
 }
 
 VolumeStatistics VolumeImpl::statistics() const {
@@ -455,6 +487,7 @@ VolumeStatistics VolumeImpl::statistics() const {
   now.sealed_live_bytes = store_.sealed_live_blocks() * kBlockBytes;
   now.unfreed_bytes = store_.dead_segments() * root_.segment_bytes;
   now.hold = hold_.state();
+  now.is_fenced = options_.fence != nullptr && options_.fence->is_lost();
   return now;
 }
 
@@ -484,16 +517,28 @@ Task<Result<void>> Volume::create(Executor& executor, Pool& pool, VolumeCreateOp
 
 // Roots are published whole or not at all, so a newest one that is damaged was damaged later: an
 // older one would silently take the volume back in time, to segments that may be freed.
+// Whoever owns the volume may replace it by a newer one while it is being read.
 Task<Result<format::Root>> newest_root(Pool& pool, VolumeId id, std::vector<RootId>& all) {
-  CO_TRY_ASSIGN(all, co_await pool.list_roots(id));
-  if (all.empty()) {
-    co_return Error(ErrorCode::corrupt,
-                    "volume " + id.to_string() + " has no root; restore it from a backup");
+  Result<format::Root> root = Error(ErrorCode::internal, "");
+  for (RootId last;;) {
+    CO_TRY_ASSIGN(all, co_await pool.list_roots(id));
+    if (all.empty()) {
+      co_return Error(ErrorCode::corrupt,
+                      "volume " + id.to_string() + " has no root; restore it from a backup");
+    }
+    const RootId newest = *std::max_element(all.begin(), all.end());
+    const Result<std::vector<std::byte>> bytes = co_await pool.read_root(newest);
+    if (bytes.ok()) {
+      root = format::decode_root(bytes.value(), newest);
+    } else {
+      root = bytes.error();
+    }
+    if (root.ok() || root.error().code() == ErrorCode::unsupported) co_return root;
+    const bool is_unreadable = !bytes.ok() && bytes.error().code() != ErrorCode::not_found;
+    if (is_unreadable) co_return bytes.error();
+    if (newest == last) break;
+    last = newest;
   }
-  const RootId newest = *std::max_element(all.begin(), all.end());
-  CO_TRY_ASSIGN(std::vector<std::byte> bytes, co_await pool.read_root(newest));
-  Result<format::Root> root = format::decode_root(bytes, newest);
-  if (root.ok() || root.error().code() == ErrorCode::unsupported) co_return root;
   co_return Error(ErrorCode::corrupt, "volume " + id.to_string() +
                                           " cannot be opened: " + root.error().message() +
                                           "; check the storage under the pool, then restore the "
@@ -516,6 +561,15 @@ Task<Result<std::optional<CloneMark>>> Volume::clone_mark(Pool& pool, VolumeId i
 Task<Result<std::unique_ptr<Volume>>> Volume::open(Executor& executor, Pool& pool, VolumeId id,
                                                    VolumeOptions options) {
   const MonotonicTime begin = executor.now();
+  if (options.fence != nullptr) {
+    // What those before us had in mind ends here; only then it is worth looking. If the fence did
+    // not hold any more, ours might have begun after the next owner's.
+    CO_TRY(co_await pool.begin_epoch(id, options.fence->epoch()));
+    if (!options.fence->holds(executor.boot_time())) {
+      co_return Error(ErrorCode::busy, "the lease of volume " + id.to_string() +
+                                           " ran out while it was being opened; take it anew");
+    }
+  }
   CO_TRY_ASSIGN(std::vector<VolumeRecord> volumes, co_await pool.list_volumes());
   const auto found = std::find_if(volumes.begin(), volumes.end(),
                                   [&](const VolumeRecord& record) { return record.id == id; });
@@ -531,6 +585,7 @@ Task<Result<std::unique_ptr<Volume>>> Volume::open(Executor& executor, Pool& poo
   Result<void> recovered = co_await volume->recover(roots, begin);
   if (options.opening_hold != nullptr) *options.opening_hold = nullptr;
   if (!recovered.ok()) {
+    if (volume->is_abandoned()) co_await volume->end_abandoned();
     // The volume may be calling us from inside its own load of a page: let that return first.
     co_await sleep_for(executor, 0ns);
     co_return recovered.take_error();

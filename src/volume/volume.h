@@ -47,6 +47,8 @@ struct VolumeCloneOptions {
   std::string snapshot;
   VolumeId id;
   std::string name;
+  // In a shared pool: the ownership of the parent.
+  std::shared_ptr<const Fence> fence = nullptr;
 };
 
 // What a diff asks, and a part of its answer: the runs of blocks that differ, ascending.
@@ -99,7 +101,11 @@ struct VolumeOptions {
   // After trims, when the guest is idle, it works until garbage is at most this.
   std::uint32_t cleaner_idle_percent = limits::kCleanerIdlePercent;
   // In a shared pool: the ownership under which it is opened for writing, whose epoch becomes its
-  // own. Without one (a local pool, a view) nobody else can be there.
+  // own: each opening needs a new one, one that failed too, and that of a new volume one above the
+  // epoch that it was created with, which is 1. Without a fence (a local pool, a view) nobody else
+  // can be there.
+  // While the fence does not hold, requests wait; once it is lost, they wait until they are
+  // cancelled or the volume is closed, and commands fail (busy).
   std::shared_ptr<const Fence> fence = nullptr;
   // While the volume is being opened, points to what it is held by; null before and after. The
   // pointer that this points to outlives the opening.
@@ -146,6 +152,7 @@ struct VolumeStatistics {
   std::uint64_t retained_bytes = 0;
   std::uint64_t requests_in_flight = 0;
   HoldState hold;
+  bool is_fenced = false;  // another host may own the volume: it is of no use but to be closed
 };
 
 class Volume : public BlockDevice {
@@ -163,6 +170,8 @@ class Volume : public BlockDevice {
   static Task<Result<StoredUsage>> stored_usage(Pool& pool, VolumeId id);
 
   // Stops taking requests (shutting_down), waits for those in flight, checkpoints. Then destroy it.
+  // Without its lease: answers all with shutting_down at once, writes nothing, and waits only for
+  // what the storage still does with our memory.
   virtual Task<Result<void>> close() = 0;
   // Online; durable when it returns. Shrinking drops what lies beyond.
   virtual Task<Result<void>> resize(std::uint64_t size_bytes) = 0;

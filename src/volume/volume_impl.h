@@ -2,7 +2,7 @@
 //
 // Volume's implementation: puts the main log, the map, the segment store and checkpoints together.
 // Split over volume.cc (life, admission, flush), write_op.cc, read_op.cc, checkpoint.cc,
-// cleaner_schedule.cc, cleaner.cc, snapshot.cc, flatten.cc, diff.cc, recovery.cc.
+// cleaner_schedule.cc, cleaner.cc, snapshot.cc, flatten.cc, diff.cc, recovery.cc, fencing.cc.
 //
 // Memory: everything is bounded by VolumeOptions and limits.h; an idle volume gives its buffers
 // back. Thread: the executor's.
@@ -64,6 +64,9 @@ class VolumeImpl final : public Volume, private MainLogClient {
   Task<Result<void>> recover(const std::vector<RootId>& roots, MonotonicTime begin);
   void set_name(const std::string& name);
   const HoldState& hold_state() const { return hold_.state(); }
+  // fencing.cc
+  bool is_abandoned() const { return abandoned_; }
+  Task<void> end_abandoned();
   // snapshot.cc: serves the root given to the constructor, for reading only.
   Task<Result<void>> serve_view();
 
@@ -77,12 +80,14 @@ class VolumeImpl final : public Volume, private MainLogClient {
     shadowed,  // in shadowed_reads_
     flushing,  // in flushes_
     answered,  // in completed_
+    fenced,    // in fenced_
   };
   BlockStatus check(const BlockRequest& request) const;
   void start(BlockRequest& request);
   void start_flush(BlockRequest& request, Sequence target);
   void admit_pending();
   void complete(BlockRequest& request, BlockStatus status);
+  void answer(BlockRequest& request, BlockStatus status);
   void complete_later(BlockRequest& request, BlockStatus status);
   static void run_completions(void* context);
   void give_up(BlockRequest& request, BlockStatus status);
@@ -93,12 +98,31 @@ class VolumeImpl final : public Volume, private MainLogClient {
   }
   Task<void> quiesce();
   void resume();
+  Task<void> close_log();
   Task<void> discard_range(std::uint64_t first_byte, std::uint64_t end_byte);
   template <typename Op>
   static void on_leaf(PageWaiter& waiter, PageOutcome outcome, Page* page);
   // The resident leaf; or null with `op.leaf` telling why: answered, or to be called back.
   template <typename Op>
   Page* find_or_load_leaf(Op& op, std::uint64_t leaf, bool create);
+
+  // fencing.cc
+  // Nobody else can own the volume at this moment.
+  bool fence_holds() const {
+    return options_.fence == nullptr || options_.fence->holds(fence_time());
+  }
+  BootTime fence_time() const;
+  Epoch owner() const { return options_.fence == nullptr ? Epoch{} : epoch_; }
+  // Waits while the lease is not renewed. False: it is lost, or the volume is being closed.
+  Task<bool> await_fence();
+  bool may_answer(const BlockRequest& request, BlockStatus status);
+  void hold_back(BlockRequest& request, BlockStatus status);
+  static void on_fence_timer(void* context);
+  void look_at_fence();
+  void answer_fenced();
+  void show_fence();
+  void abandon();
+  Error lost_error() const;
 
   // write_op.cc
   void start_write(BlockRequest& request);
@@ -176,7 +200,7 @@ class VolumeImpl final : public Volume, private MainLogClient {
   Task<void> write_pages(Flush& flush);
   Task<void> write_page_runs(Flush* flush);
   Task<int> sync_pages(Flush& flush);
-  Task<void> publish(const format::Root& root);
+  Task<bool> publish(const format::Root& root);
   Task<void> remove_dead(std::vector<SegmentNumber> dead);
 
   // snapshot.cc
@@ -268,6 +292,7 @@ class VolumeImpl final : public Volume, private MainLogClient {
     SegmentId segment;
     std::uint64_t used_bytes;
   };
+  Result<void> take_epoch();
   Task<Result<void>> replay_log(const std::vector<SegmentId>& listed, Sequence& expected);
   Task<Result<std::vector<Replay>>> find_chain(const std::vector<SegmentId>& listed);
   Task<Result<void>> replay_segment(Replay& part, Sequence& expected, Sequence limit);
@@ -302,6 +327,7 @@ class VolumeImpl final : public Volume, private MainLogClient {
   List<BlockRequest, &BlockRequest::device_link> flushes_;    // wait for a sync, targets ascending
   List<BlockRequest, &BlockRequest::device_link> completed_;  // to be answered at the turn's end
   List<BlockRequest, &BlockRequest::device_link> shadowed_reads_;  // of what a ghost will write
+  List<BlockRequest, &BlockRequest::device_link> fenced_;  // done; wait for the fence to hold
   std::vector<std::unique_ptr<WriteOp>> write_ops_;
   std::vector<WriteOp*> free_write_ops_;
   List<WriteOp, &WriteOp::link> active_writes_;
@@ -322,6 +348,12 @@ class VolumeImpl final : public Volume, private MainLogClient {
   bool closing_ = false;
   Condition drained_;
   Deferred completions_;
+  // The fence.
+  bool abandoned_ = false;  // its lease is lost, or ran out while it is being closed
+  bool wants_close_ = false;
+  std::uint64_t fenced_count_ = 0;   // requests in fenced_
+  std::uint64_t fence_waiters_ = 0;  // steps of our own that wait
+  Timer fence_timer_;
 
   // Checkpoints.
   bool checkpoint_running_ = false;
