@@ -483,14 +483,14 @@ class Commands {
                      "How long the storage may take for a lease (default: 5): a host renews its "
                      "lease every 2 times that, and what it had is taken over after 8 times that")
         ->type_name("SECONDS")
-        ->check(CLI::Range(std::uint32_t{1}, limits::kPoolIoTimeoutSecondsMax))
+        ->check(CLI::Range(std::uint32_t{1}, limits::kLeaseIoTimeoutSecondsMax))
         ->needs(shared);
     create
         ->add_option("--watchdog", arguments_.watchdog_seconds,
                      "How much longer a take-over waits, for hosts that also run sanlock with its "
                      "watchdog (default: 0; such hosts: 60)")
         ->type_name("SECONDS")
-        ->check(CLI::Range(std::uint32_t{0}, limits::kPoolWatchdogSecondsMax))
+        ->check(CLI::Range(std::uint32_t{0}, limits::kLeaseWatchdogSecondsMax))
         ->needs(shared);
     create
         ->add_option("--segment-size", arguments_.segment_size,
