@@ -100,6 +100,17 @@ class AttachWait(unittest.TestCase):
         self.assertGreaterEqual(times[-1] - times[0], 1.8)
         self.assertGreaterEqual(len(times), 2)
 
+    def test_a_holder_that_may_just_have_died_is_waited_for_until_that_is_known(self):
+        def silent(seconds_ago):
+            status, answer = held("live")
+            answer["error"]["details"]["last_renewal_seconds_ago"] = seconds_ago
+            return status, answer
+
+        answers = [silent(1), silent(1.6), silent(2.2), silent(2.8), held("failing", 0.5), ATTACHED]
+        done = self.attach(answers, "--wait", "0.6", status=0)
+        self.assertEqual(done.stdout.splitlines()[0], "/run/x.sock")
+        self.attach([silent(1), silent(1.6), silent(0.2)], "--wait", "0.6", status=1)
+
     def test_without_patience_it_asks_once(self):
         done = self.attach([held("live")], "--wait", "0", status=1)
         self.assertEqual(done.stderr.strip(), f"holdfast: {MESSAGE}")

@@ -302,9 +302,9 @@ class Usage(HoldfastTest):
                           ["attach", "pool/disk", "--incoming", "--shared-writable"],
                           ["pool", "create", "p", "dir:/nowhere", "--io-timeout", "5"],
                           ["pool", "create", "p", "dir:/nowhere", "--watchdog", "60"],
-                          ["pool", "create", "p", "dir:/nowhere", "--shared", "--io-timeout", "0"],
-                          ["pool", "create", "p", "dir:/nowhere", "--shared", "--io-timeout", "61"],
-                          ["pool", "create", "p", "dir:/nowhere", "--shared", "--watchdog", "601"]):
+                          ["pool", "create", "p", "dir:/x", "--shared", "--io-timeout", "0"],
+                          ["pool", "create", "p", "dir:/x", "--shared", "--io-timeout", "121"],
+                          ["pool", "create", "p", "dir:/x", "--shared", "--watchdog", "3601"]):
             with self.subTest(arguments=arguments):
                 done = self.daemon.run(*arguments)
                 self.assertEqual(done.returncode, 2, done.stdout + done.stderr)

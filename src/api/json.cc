@@ -462,6 +462,7 @@ Json holder_to_json(const LeaseReport& report) {
   return {{"host", text_or_null(report.host)},
           {"host_id", report.host_id},
           {"state", lease_holder_state_name(report.holder_state)},
+          {"last_renewal_seconds_ago", seconds_or_null(report.last_renewal_age)},
           {"take_over_in_seconds", seconds_or_null(report.take_over_in)}};
 }
 

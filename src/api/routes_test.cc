@@ -144,6 +144,7 @@ TEST(ErrorAnswerTest, OfALeaseThatIsHeldSaysWhoHasIt) {
   lease.host = "kvm2";
   lease.host_id = 2;
   lease.holder_state = LeaseHolderState::failing;
+  lease.last_renewal_age = 17s;
   lease.take_over_in = 22'500ms;
   const Error error(ErrorCode::lease_held, "it is another's");
   const ApiAnswer answer = lease_held_answer(error, lease);
@@ -153,7 +154,8 @@ TEST(ErrorAnswerTest, OfALeaseThatIsHeldSaysWhoHasIt) {
   EXPECT_EQ(json["error"]["code"], "lease-held");
   EXPECT_EQ(json["error"]["message"], "it is another's");
   const auto expected = nlohmann::json::parse(
-      R"({"host": "kvm2", "host_id": 2, "state": "failing", "take_over_in_seconds": 22.5})");
+      R"({"host": "kvm2", "host_id": 2, "state": "failing",
+          "last_renewal_seconds_ago": 17.0, "take_over_in_seconds": 22.5})");
   EXPECT_EQ(json["error"]["details"], expected);
   lease.take_over_in.reset();
   EXPECT_NE(lease_held_answer(error, lease).body.find("\"take_over_in_seconds\": null"),

@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "cli/attach_wait.h"
 
-#include <algorithm>
-
 #include "cli/lease_output.h"
 #include "cli/table.h"
 
@@ -21,7 +19,15 @@ bool AttachWait::goes_on(const Json& details, double passed_seconds) {
   waited_seconds_ += passed_seconds;
   if (may_be_taken_over(details)) return true;
   live_seconds_ += passed_seconds;
-  return live_seconds_ < patience_seconds_;
+  if (live_seconds_ < patience_seconds_) return true;
+  return patience_seconds_ > 0 && !is_known_to_live(details);
+}
+
+// A host that died just before we came is called live for a while. It lives for certain if it has
+// renewed its lease since we came.
+bool AttachWait::is_known_to_live(const Json& details) const {
+  const Json& age = member(details, "last_renewal_seconds_ago");
+  return !age.is_number() || age.get<double>() < waited_seconds_;
 }
 
 std::string AttachWait::text(const Json& details) const {
@@ -34,8 +40,9 @@ std::string AttachWait::text(const Json& details) const {
     return "waits for " + holder +
            (take_over.is_number() ? ": " + take_over_text(take_over) : std::string());
   }
+  if (live_seconds_ >= patience_seconds_) return "waits for " + holder + " to renew its lease";
   return "waits for " + holder + " for another " +
-         format_seconds(std::max(0.0, patience_seconds_ - live_seconds_));
+         format_seconds(patience_seconds_ - live_seconds_);
 }
 
 }  // namespace holdfast

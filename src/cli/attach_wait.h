@@ -12,7 +12,7 @@ namespace holdfast {
 
 class AttachWait {
  public:
-  // `patience_seconds`: for a host that lives, or of which nothing is known.
+  // `patience_seconds`: for a host that lives, or of which nothing is known; 0: not at all.
   explicit AttachWait(double patience_seconds) : patience_seconds_(patience_seconds) {}
 
   // After an answer lease-held. `details`: of its error. `passed_seconds`: since the one before.
@@ -24,6 +24,8 @@ class AttachWait {
   std::string text(const Json& details) const;
 
  private:
+  bool is_known_to_live(const Json& details) const;
+
   const double patience_seconds_;
   double waited_seconds_ = 0;
   double live_seconds_ = 0;

@@ -44,6 +44,25 @@ TEST(AttachWaitTest, OneThatDoesNotLiveIsWaitedForUntilTheTakeOver) {
   EXPECT_FALSE(wait.goes_on(holder("live"), 2));
 }
 
+TEST(AttachWaitTest, AHolderThatMayHaveDiedJustBeforeIsNotGivenUp) {
+  const auto renewed = [](double seconds_ago) {
+    Json details = holder("live");
+    details["last_renewal_seconds_ago"] = seconds_ago;
+    return details;
+  };
+  AttachWait wait(10);
+  EXPECT_TRUE(wait.goes_on(renewed(3), 0));
+  EXPECT_TRUE(wait.goes_on(renewed(13), 10)) << "not since we came";
+  EXPECT_EQ(wait.text(renewed(13)), "waits for host kvm2 (live) to renew its lease");
+  EXPECT_TRUE(wait.goes_on(renewed(14.5), 1.5));
+  EXPECT_TRUE(wait.goes_on(holder("failing", 24), 1)) << "it was dead indeed";
+  AttachWait alive(10);
+  EXPECT_TRUE(alive.goes_on(renewed(3), 0));
+  EXPECT_FALSE(alive.goes_on(renewed(4), 10)) << "it has renewed since";
+  AttachWait impatient(0);
+  EXPECT_FALSE(impatient.goes_on(renewed(3), 0));
+}
+
 TEST(AttachWaitTest, AHolderThatComesAndGoesDoesNotKeepItForEver) {
   AttachWait wait(10);
   int rounds = 0;

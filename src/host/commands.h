@@ -129,7 +129,7 @@ enum class LeaseHolderState {
   free,     // nobody
   unknown,  // not watched for long enough to tell
   live,
-  failing,  // it has not renewed its lease for long, but may still be there
+  failing,  // it has not renewed its lease when it should have; it may still come back
   dead,     // what it had may be taken over
 };
 

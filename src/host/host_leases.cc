@@ -36,7 +36,12 @@ LeaseHolderState holder_state(HostLiveness state) {
   return LeaseHolderState::unknown;
 }
 
-LeaseReport lease_report(const VolumeName& name, const LeaseHolder& holder) {
+OverdueTimes overdue_times(const PoolInfo& pool) {
+  return {std::chrono::seconds(pool.io_timeout_seconds),
+          std::chrono::seconds(pool.watchdog_seconds)};
+}
+
+LeaseReport lease_report(const PoolInfo& pool, const VolumeName& name, const LeaseHolder& holder) {
   LeaseReport report;
   report.volume = name;
   report.is_held = holder.claim != LeaseClaim::free;
@@ -51,6 +56,7 @@ LeaseReport lease_report(const VolumeName& name, const LeaseHolder& holder) {
     report.last_renewal_age = holder.unchanged;
     report.take_over_in = holder.take_over_after;
   }
+  judge_overdue(report, overdue_times(pool));
   return report;
 }
 
@@ -168,7 +174,7 @@ Task<Result<std::shared_ptr<const Fence>>> Host::acquire_lease(PoolEntry& entry,
   };
   CO_TRY_ASSIGN(const AcquireAnswer answer, co_await entry.leases->run(std::move(command)));
   if (answer.fence != nullptr) co_return answer.fence;
-  LeaseReport report = lease_report(name, answer.holder);
+  LeaseReport report = lease_report(entry.pool->info(), name, answer.holder);
   co_return lease_held_error(report, how.mode);
 }
 
@@ -325,7 +331,7 @@ Task<Result<std::vector<LeaseReport>>> Host::list_leases(std::string pool) {
 Task<Result<LeaseReport>> Host::report_lease(PoolEntry& entry, VolumeName name, VolumeId id) {
   auto command = [id](LeaseKeeper& keeper) { return keeper.show(id); };
   CO_TRY_ASSIGN(const LeaseHolder holder, co_await entry.leases->run(std::move(command)));
-  LeaseReport report = lease_report(name, holder);
+  LeaseReport report = lease_report(entry.pool->info(), name, holder);
   if (const Attachment* attachment = find_attachment(name);
       attachment != nullptr && attachment->fence != nullptr && report.is_ours) {
     report.since = attachment->since;
@@ -352,7 +358,7 @@ Task<Result<LeaseReport>> Host::break_lease(VolumeName name) {
     co_return broken.take_error().context("cannot break the lease of '" + name.to_string() + "'");
   }
   log_warning("the lease of volume " + name.to_string() + " was broken by command");
-  co_return lease_report(name, broken.value());
+  co_return lease_report(entry->pool->info(), name, broken.value());
 }
 
 Task<Result<std::vector<PoolHostReport>>> Host::list_hosts(std::string pool) {
@@ -375,6 +381,7 @@ Task<Result<std::vector<PoolHostReport>>> Host::list_hosts(std::string pool) {
       report.state = keeper.is_expired ? LeaseHolderState::failing : LeaseHolderState::live;
       report.renewals = renewals_of(keeper, true);
     }
+    judge_overdue(report, overdue_times(entry->pool->info()));
     reports.push_back(std::move(report));
   }
   co_return reports;

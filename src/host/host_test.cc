@@ -333,7 +333,7 @@ TEST_F(HostTest, TimesOfLeasesThatMakeNoSenseAreRefused) {
   request.location = location("vms");
   request.shared = true;
   for (const auto& [io_timeout_seconds, watchdog_seconds] :
-       {std::pair(0u, 0u), std::pair(61u, 0u), std::pair(5u, 601u)}) {
+       {std::pair(0u, 0u), std::pair(121u, 0u), std::pair(5u, 3601u)}) {
     request.io_timeout_seconds = io_timeout_seconds;
     request.watchdog_seconds = watchdog_seconds;
     const auto made =

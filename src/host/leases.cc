@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "host/leases.h"
 
+#include <algorithm>
 #include <string>
 #include <utility>
 
@@ -9,6 +10,14 @@ namespace {
 
 std::string whole_seconds(Duration duration) {
   return std::to_string(std::chrono::ceil<std::chrono::seconds>(duration).count()) + " s";
+}
+
+bool is_overdue(LeaseHolderState state, Duration unchanged, const OverdueTimes& times) {
+  return state == LeaseHolderState::live && unchanged > 3 * times.io_timeout;
+}
+
+Duration until_dead(Duration unchanged, const OverdueTimes& times) {
+  return std::max(8 * times.io_timeout + times.watchdog - unchanged, Duration::zero());
 }
 
 }  // namespace
@@ -61,6 +70,19 @@ Result<AttachMode> attach_mode(const AttachRequest& request, bool is_snapshot) {
   }
   if (request.shared_read_only && !is_snapshot) return AttachMode::shared_read_only;
   return AttachMode::exclusive;
+}
+
+void judge_overdue(LeaseReport& lease, const OverdueTimes& times) {
+  if (!lease.is_held || lease.is_ours || !lease.last_renewal_age.has_value()) return;
+  if (!is_overdue(lease.holder_state, *lease.last_renewal_age, times)) return;
+  lease.holder_state = LeaseHolderState::failing;
+  lease.take_over_in = until_dead(*lease.last_renewal_age, times);
+}
+
+void judge_overdue(PoolHostReport& host, const OverdueTimes& times) {
+  if (!host.unchanged.has_value() || !is_overdue(host.state, *host.unchanged, times)) return;
+  host.state = LeaseHolderState::failing;
+  host.dead_in = until_dead(*host.unchanged, times);
 }
 
 Error lease_held_error(const LeaseReport& lease, AttachMode wanted) {

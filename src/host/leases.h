@@ -28,6 +28,15 @@ std::optional<AttachMode> parse_attach_mode(std::string_view name);
 // it needs no mode.
 Result<AttachMode> attach_mode(const AttachRequest& request, bool is_snapshot);
 
+// A host that renews every 2N and has not for more than 3N is failing, though it may only be late:
+// what it had is taken over unless it comes back. N and the whole time until then are the pool's.
+struct OverdueTimes {
+  Duration io_timeout{};
+  Duration watchdog{};
+};
+void judge_overdue(LeaseReport& lease, const OverdueTimes& times);
+void judge_overdue(PoolHostReport& host, const OverdueTimes& times);
+
 // That another host has the volume: who, how it is, and what a person can do about it.
 Error lease_held_error(const LeaseReport& lease, AttachMode wanted);
 

@@ -91,6 +91,40 @@ TEST(LeaseHeldErrorTest, OfOneThatDoesNotLiveSaysWhenItIsTakenOver) {
   EXPECT_TRUE(has(lease_held_error(lease, AttachMode::exclusive), "takes a while to know"));
 }
 
+TEST(OverdueTest, AHolderThatDoesNotRenewInTimeIsFailingUntilItMayBeReplaced) {
+  const OverdueTimes times{5s, 60s};
+  LeaseReport lease = held(LeaseHolderState::live);
+  lease.last_renewal_age = 15s;
+  judge_overdue(lease, times);
+  EXPECT_EQ(lease.holder_state, LeaseHolderState::live);
+  EXPECT_FALSE(lease.take_over_in.has_value());
+  lease.last_renewal_age = 15'001ms;
+  judge_overdue(lease, times);
+  EXPECT_EQ(lease.holder_state, LeaseHolderState::failing);
+  EXPECT_EQ(lease.take_over_in, 84'999ms);
+  PoolHostReport host;
+  host.state = LeaseHolderState::live;
+  host.unchanged = 20s;
+  judge_overdue(host, {5s, 0s});
+  EXPECT_EQ(host.state, LeaseHolderState::failing);
+  EXPECT_EQ(host.dead_in, 20s);
+}
+
+TEST(OverdueTest, NothingElseIsJudgedAnew) {
+  const OverdueTimes times{5s, 0s};
+  LeaseReport lease = held(LeaseHolderState::dead);
+  lease.last_renewal_age = 100s;
+  lease.take_over_in = 0s;
+  judge_overdue(lease, times);
+  EXPECT_EQ(lease.holder_state, LeaseHolderState::dead);
+  EXPECT_EQ(lease.take_over_in, 0s);
+  lease.holder_state = LeaseHolderState::live;
+  lease.take_over_in.reset();
+  lease.is_ours = true;
+  judge_overdue(lease, times);
+  EXPECT_EQ(lease.holder_state, LeaseHolderState::live) << "nobody takes over from itself";
+}
+
 TEST(LeaseHeldErrorTest, OfASharedVolumeSaysHowItIsShared) {
   LeaseReport lease = held(LeaseHolderState::live);
   EXPECT_TRUE(has(lease_held_error(lease, AttachMode::shared_writable),
