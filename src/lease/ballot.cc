@@ -40,7 +40,7 @@ std::optional<HostIdentity> find_sharer(const VolumeLeaseArea& area, const HostI
     const LeaseLeader& lease = host->lease();
     const bool is_gone = lease.owner_generation > sharer.generation ||
                          (lease.owner_generation == sharer.generation && lease.timestamp == 0);
-    if (!is_gone && host->state(watchdog) != HostState::dead) return sharer;
+    if (!is_gone && host->state(watchdog) != HostLiveness::dead) return sharer;
   }
   return std::nullopt;
 }
