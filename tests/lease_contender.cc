@@ -191,7 +191,7 @@ class Contender {
     }
     const LeaseHolder& holder = answer->holder;
     co_return "refused " + claim_text(holder.claim) + " " + holder.host_name + " " +
-        std::string(host_state_text(holder.state));
+        std::string(host_liveness_text(holder.state));
   }
 
   Task<std::string> wait(VolumeId volume) {
@@ -204,7 +204,7 @@ class Contender {
       }
       const LeaseHolder& holder = answer->holder;
       const std::string now =
-          "waits for " + holder.host_name + " " + std::string(host_state_text(holder.state));
+          "waits for " + holder.host_name + " " + std::string(host_liveness_text(holder.state));
       if (now != waits) say(now);
       waits = now;
       co_await sleep_for(*loop_, 50ms);
