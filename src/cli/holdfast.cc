@@ -484,7 +484,7 @@ class Commands {
                      "lease every 2 times that, and what it had is taken over after 8 times that")
         ->type_name("SECONDS")
         ->check(CLI::Range(std::uint32_t{limits::kLeaseIoTimeoutSecondsMin},
-                            std::uint32_t{limits::kLeaseIoTimeoutSecondsMax}))
+                           std::uint32_t{limits::kLeaseIoTimeoutSecondsMax}))
         ->needs(shared);
     create
         ->add_option("--watchdog", arguments_.watchdog_seconds,
