@@ -13,7 +13,7 @@ import unittest
 from pathlib import Path
 
 from support import programs, sanlock
-from support.daemon import test_root
+from support.daemon import HoldfastTest, test_root
 from support.lease_contender import LeaseContender, make_pool
 
 SPACE = "0f1e2d3c-4b5a-4978-8695-a4b3c2d1e0f0"
@@ -326,6 +326,86 @@ class SideBySide(SanlockTest):
 
     def test_in_200_turns_nobody_has_it_while_sanlocks_share_it(self):
         self.assertEqual(self.take_turns("share", 100), 100)
+
+
+class WithDaemon(HoldfastTest):
+    """A holdfastd serves volumes of a pool that a sanlock uses as well."""
+
+    def setUp(self):
+        super().setUp()
+        pool = self.directory / "pool"
+        self.daemon.call("pool", "create", "pool", f"dir:{pool}", "--shared", "--io-timeout", 1)
+        self.pool_id = self.daemon.call("pool", "show", "pool")["id"]
+        self.daemon.call("volume", "create", "pool/disk", "--size", "64M")
+        self.volume = self.daemon.volume()["id"]
+        self.hosts = pool / "hosts"
+        self.lease = pool / "volumes" / self.volume / "lease"
+        self.theirs = sanlock.Sanlock(self.directory, "host-s")
+        self.addCleanup(self.theirs.end)
+        self.theirs.start().add_lockspace(self.pool_id, 7, self.hosts)
+
+    def hold(self):
+        held = self.theirs.hold(self.pool_id, self.volume, self.lease)
+        if held is not None:
+            self.addCleanup(held.kill)
+        return held
+
+    def qemu_io(self, uri, *commands):
+        words = [word for command in commands for word in ("-c", command)]
+        programs.run("qemu-io", "-f", "raw", "-t", "none", uri, *words)
+
+    def test_a_volume_that_sanlock_holds_is_not_attached_and_one_that_is_attached_not_held(self):
+        held = self.hold()
+        self.assertIsNotNone(held)
+        self.assert_refused("lease-held", "attach", "pool/disk", "--wait", 0,
+                            said=("host 'host-s'", "live"))
+        lease = self.daemon.call("lease", "show", "pool/disk")
+        self.assertEqual((lease["host"], lease["host_id"], lease["holder_state"]),
+                         ("host-s", 7, "live"))
+        held.release()
+        uri = self.daemon.call("attach", "pool/disk", "--wait", 20)["uri"]
+        self.qemu_io(uri, "write -P 5 0 1M", "flush")
+        self.assertIsNone(self.hold())
+        self.qemu_io(uri, "read -P 5 0 1M")
+        # sanlock's own words for it.
+        row, = sanlock.dump(self.lease)
+        lease = self.daemon.call("lease", "show", "pool/disk")
+        self.assertEqual((row["lockspace"], row["resource"]), (self.pool_id, self.volume))
+        self.assertEqual((int(row["own"]), int(row["lver"])), (lease["host_id"], lease["epoch"]))
+        names = {int(row["own"]): row["resource"] for row in sanlock.dump(self.hosts)}
+        self.assertEqual(names, {lease["host_id"]: lease["host"], 7: "host-s"})
+        self.daemon.call("detach", "pool/disk")
+        held = self.hold()
+        self.assertIsNotNone(held)
+        held.release()
+        uri = self.daemon.call("attach", "pool/disk", "--wait", 20)["uri"]
+        self.qemu_io(uri, "read -P 5 0 1M", "read -P 0 1M 1M")
+
+    def test_a_volume_of_a_sanlock_that_died_is_attached_once_that_is_certain(self):
+        held = self.hold()
+        before = self.daemon.call("lease", "show", "pool/disk")
+        self.theirs.kill()
+        held.kill()
+        began = time.monotonic()
+        self.daemon.call("attach", "pool/disk", "--wait", 30)
+        self.assertGreater(time.monotonic() - began, 8 - 2 - 0.5)
+        after = self.daemon.call("lease", "show", "pool/disk")
+        self.assertEqual(after["epoch"], before["epoch"] + 1)
+        self.assertNotEqual(after["host_id"], 7)
+
+    def test_a_volume_that_sanlock_took_over_meanwhile_is_not_served_again_by_itself(self):
+        uri = self.daemon.call("attach", "pool/disk")["uri"]
+        self.qemu_io(uri, "write -P 6 0 1M", "flush")
+        self.daemon.kill()
+        held = programs.wait_until(self.hold, 120, "sanlock to take the volume over")
+        self.daemon.start()
+        show = programs.wait_until(
+            lambda: self.daemon.volume()["attachment"]["lease"], 30, "the volume's lease")
+        self.assertEqual(show["state"], "fenced")
+        held.release()
+        self.daemon.call("detach", "pool/disk")
+        uri = self.daemon.call("attach", "pool/disk", "--wait", 20)["uri"]
+        self.qemu_io(uri, "read -P 6 0 1M")
 
 
 if __name__ == "__main__":
