@@ -54,7 +54,7 @@ LeaseReport lease_report(const PoolInfo& pool, const VolumeName& name, const Lea
   report.holder_state = holder_state(holder.state);
   if (report.is_held) {
     report.last_renewal_age = holder.unchanged;
-    report.take_over_in = holder.take_over_after;
+    if (!report.is_ours) report.take_over_in = holder.take_over_after;
   }
   judge_overdue(report, overdue_times(pool));
   return report;
