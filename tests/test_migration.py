@@ -4,14 +4,16 @@ the frontends owe a migration, whoever owns the volume before and after it."""
 
 import unittest
 
-from support import guest, migration
+from support import guest, migration, mounts, programs
+from support.daemon import MIB
 from support.guest_test import GuestTest, Load
 
-MIB = 1024 * 1024
 LOAD_BYTES = 64 * MIB
 
 
-class Migration(GuestTest):
+class MigrationTest(GuestTest):
+    volume = "pool/disk"
+
     def boot_with_load(self, disk, processors=1):
         source = migration.boot(self, "source", disk, processors)
         load = Load(source, "/dev/vda", LOAD_BYTES)
@@ -25,9 +27,11 @@ class Migration(GuestTest):
         done = load.finish()
         self.assertGreater(done["writes"], more_writes)
         self.assert_healthy(destination)
-        self.assertEqual(self.daemon.volume()["statistics"]["errors"], 0)
+        self.assertEqual(self.daemon.volume(self.volume)["statistics"]["errors"], 0)
         return done
 
+
+class Migration(MigrationTest):
     def test_a_guest_is_migrated_over_vhost_user_and_back(self):
         disk = guest.vhost_disk(self.serve())
         source, load = self.boot_with_load(disk, processors=2)
@@ -108,6 +112,37 @@ class Migration(GuestTest):
         source, load = self.boot_with_load(disk)
         destination = migration.incoming(self, "destination", disk)
         migration.migrate(source, destination)
+        self.check(load, destination)
+
+
+@unittest.skipUnless(mounts.loop_devices_work(), "no loop devices on this machine")
+class MigrationOfHeldGuests(MigrationTest):
+    volume = "small/disk"
+
+    def make_pool(self):
+        image = self.directory / "small.img"
+        with open(image, "wb") as file:
+            file.truncate(768 * MIB)
+        programs.run("mkfs.ext4", "-q", "-F", "-m", "0", image)
+        self.enterContext(mounts.mounted(image, self.directory / "small", "loop"))
+        self.addCleanup(self.daemon.end)
+        self.daemon.create_pool("small", self.directory / "small" / "pool", segment_size="4M")
+
+    def is_held(self):
+        return self.daemon.volume(self.volume)["hold"] is not None
+
+    def test_requests_that_are_held_are_done_at_the_destination(self):
+        disk = guest.vhost_disk(self.serve(self.volume, "128M"))
+        source, load = self.boot_with_load(disk)
+        available = self.daemon.call("pool", "show", "small")["available_bytes"]
+        filler = self.directory / "small" / "filler"
+        programs.run("fallocate", "-l", available - 32 * MIB, filler)
+        programs.wait_until(self.is_held, 60, "the guest's writes to be held")
+        destination = migration.incoming(self, "destination", disk)
+        migration.migrate(source, destination)
+        source.end()
+        programs.wait_until(self.is_held, 10, "the same writes to be held for the destination")
+        filler.unlink()
         self.check(load, destination)
 
 
