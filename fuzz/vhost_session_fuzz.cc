@@ -197,6 +197,19 @@ class Session {
     }
   }
 
+  void log() {
+    const std::uint8_t what = byte() % 4;
+    const std::size_t size_bytes = std::size_t{u16()} * 64;
+    if (what == 0 && size_bytes != 0) {
+      log_ = std::make_unique<TestMemory>(size_bytes);
+      frontend_->give_log(*log_);
+    } else if (what == 1 || what == 2) {
+      frontend_->set_logging(what == 1);
+    } else if (log_ != nullptr && size_bytes < log_->size_bytes()) {
+      log_->truncate(size_bytes);
+    }
+  }
+
   void perform(Input::Operation operation) {
     switch (operation) {
       case Input::Operation::set_up:
@@ -300,6 +313,11 @@ class Session {
         daemon_->device().resize((std::size_t{byte()} + 1) * 512);
         daemon_->server().announce_size();
         return daemon_->run();
+      case Input::Operation::log:
+        return log();
+      case Input::Operation::holding:
+        daemon_->device().set_holding((byte() & 1) != 0);
+        return daemon_->run();
       case Input::Operation::count_:
         return;
     }
@@ -340,6 +358,7 @@ class Session {
   TestGuest guest_{options_};
   std::unique_ptr<TestGuest> second_guest_;
   std::unique_ptr<TestMemory> inflight_;
+  std::unique_ptr<TestMemory> log_;
   bool memory_gone_ = false;
   bool inflight_gone_ = false;
   std::unique_ptr<TestDaemon> daemon_;

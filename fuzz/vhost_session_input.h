@@ -48,6 +48,8 @@ struct VhostSessionInput {
     write_inflight,   // offset u16, count, bytes
     truncate,         // which memory, size u16 in 64 bytes
     resize,           // of the disk
+    log,              // what of a migration's log, size u16 in 64 bytes
+    holding,          // the device says so, or not any more
     count_,
   };
 };

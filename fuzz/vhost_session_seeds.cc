@@ -131,6 +131,26 @@ Seed lost_memory(bool is_inflight) {
   return seed;
 }
 
+// A migration: reads that are marked, some of them given up; a restart of queues, another log, one
+// that is too small, one that is lost.
+Seed migration() {
+  Seed seed(Input::kEventIndex | Input::kInflight, 4, 0);
+  seed.operation(Operation::set_up).submit(0, BlkType::in, 0, {8, 64}).publish(0);
+  seed.operation(Operation::log, {0, 64, 0}).operation(Operation::log, {1, 0, 0});
+  seed.submit(0, BlkType::in, 0, {8, 64}).publish(0).operation(Operation::take_used, {0});
+  seed.operation(Operation::hold, {1}).operation(Operation::holding, {1});
+  seed.submit(0, BlkType::in, 2, {8}).submit(0, BlkType::out, 4, {8}).publish(0);
+  seed.operation(Operation::complete, {1, 0}).operation(Operation::stop_queue, {0});
+  seed.operation(Operation::holding, {0}).operation(Operation::hold, {0});
+  seed.operation(Operation::hang_up).operation(Operation::log, {1, 0, 0});
+  seed.operation(Operation::set_up).operation(Operation::log, {0, 64, 0});
+  seed.operation(Operation::log, {0, 4, 0}).submit(0, BlkType::in, 0, {8}).publish(0);
+  seed.operation(Operation::log, {3, 0, 0}).submit(0, BlkType::in, 0, {8}).publish(0);
+  seed.operation(Operation::stop_queue, {0}).operation(Operation::log, {0, 64, 0});
+  seed.operation(Operation::set_up).operation(Operation::log, {2, 0, 0});
+  return seed;
+}
+
 Seed two_sessions() {
   Seed seed(Input::kHeldDevice | Input::kInflight, 4, 2);
   seed.operation(Operation::set_up).submit(2, BlkType::out, 1, {8}).publish(2);
@@ -165,6 +185,7 @@ int main(int count, char** values) {
       {"every_message", holdfast::every_message()},
       {"memory_lost", holdfast::lost_memory(false)},
       {"inflight_lost", holdfast::lost_memory(true)},
+      {"migration", holdfast::migration()},
       {"two_sessions", holdfast::two_sessions()},
   };
   for (const auto& [name, seed] : seeds) {

@@ -189,11 +189,11 @@ def shared_memory(bytes_text):
             "-machine", "memory-backend=memory"]
 
 
-def direct_boot(initramfs, **settings):
+def direct_boot(initramfs, kernel_options=KERNEL_OPTIONS, **settings):
     """The kernel from the host; `settings` become shell variables of the guest's job."""
     words = " ".join(f"holdfast.{key}={value}" for key, value in settings.items())
     return ["-kernel", unpacked_kernel(), "-initrd", initramfs,
-            "-append", f"{KERNEL_OPTIONS} {words}"]
+            "-append", f"{kernel_options} {words}"]
 
 
 class Guest:
@@ -292,18 +292,28 @@ class Guest:
 
     def wait_until_ready(self, timeout_seconds=120, boots=1):
         """The guest takes commands, for the `boots`-th time on this console."""
+        self._connect_agent()
+        self.wait_for(r"ready", timeout_seconds, times=boots)
+        # What the guest said before a reset may come first.
+        self._exchange(f"boot {boots} of {self.name}", timeout_seconds)
+        return self
+
+    def go_on(self, timeout_seconds=60):
+        """The guest was ready in another QEMU, and is here now."""
+        self._connect_agent()
+        self._exchange(f"in {self.name}", timeout_seconds)
+
+    def _connect_agent(self):
         if self.agent_socket is None:
             self.agent_socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
             programs.wait_until(self._agent_connects, 30, "QEMU to start")
-        self.wait_for(r"ready", timeout_seconds, times=boots)
+
+    def _exchange(self, token, timeout_seconds):
         self.agent_socket.settimeout(timeout_seconds)
-        # What the guest said before a reset may come first.
-        token = f"boot {boots} of {self.name}"
         self.tell(f"echo {token} >&3")
         while self._receive_line() != token:
             pass
         assert self._receive_line() == "0 0", "the agent does not answer a command with its status"
-        return self
 
     def _agent_connects(self):
         if not self.is_running():

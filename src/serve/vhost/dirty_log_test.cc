@@ -306,6 +306,83 @@ TEST_F(VhostLogTest, AnEventOfTheLogThatIsNoneIsRefused) {
   ASSERT_TRUE(frontend_->perform(0, BlkType::in, 0, {{0, 4096}}).has_value());
 }
 
+// Whatever a guest asks for and however it is answered: a page that differs from what it was before
+// the device's turn is marked.
+TEST_F(VhostLogTest, NoPageChangesWithoutItsMark) {
+  std::mt19937_64 random(1);
+  options_ = {.queue_count = 2, .data_bytes = 128 * kKiB, .event_index = false};
+  for (const bool event_index : {false, true}) {
+    options_.event_index = event_index;
+    make_daemon();
+    connect(options_);
+    ASSERT_TRUE(frontend_->negotiate());
+    const auto inflight = frontend_->get_inflight();
+    ASSERT_TRUE(inflight != nullptr && frontend_->set_inflight(*inflight));
+    ASSERT_TRUE(frontend_->share_memory());
+    for (std::size_t i = 0; i < 2; ++i) {
+      ASSERT_TRUE(frontend_->prepare_queue(i) && frontend_->enable_queue(i));
+    }
+    EXPECT_EQ(frontend_->give_log(log_), 0u);
+    ASSERT_TRUE(frontend_->set_logging(true));
+    std::generate(disk_.bytes.begin(), disk_.bytes.end(),
+                  [&] { return static_cast<std::byte>(random()); });
+    std::size_t changed = 0;
+    std::size_t given_up = 0;
+    for (int round = 0; round < 600; ++round) {
+      const std::size_t queue = random() % 2;
+      for (std::uint64_t i = random() % 4; i != 0; --i) {
+        constexpr BlkType kTypes[] = {BlkType::in, BlkType::in, BlkType::out, BlkType::flush,
+                                      BlkType::get_id};
+        const BlkType type = kTypes[random() % std::size(kTypes)];
+        std::vector<Piece> pieces;
+        if (type != BlkType::flush) {
+          pieces = {{random() % (64 * kKiB), static_cast<std::uint32_t>(1 + random() % 30) * 512},
+                    {random() % (64 * kKiB), 512}};
+        }
+        guest_->submit(queue, type, random() % 1024, pieces);
+      }
+      const bool must_kick = guest_->publish(queue);
+      guest_->take_used(queue);
+      take_marks(log_);
+      const Bytes before(guest_->memory().bytes().begin(), guest_->memory().bytes().end());
+      const std::uint64_t what = random() % 8;
+      if (what == 0) {
+        daemon_->device().hold();
+        daemon_->device().set_holding(true);
+      } else if (what == 1) {
+        daemon_->device().set_holding(false);
+        daemon_->device().release();
+      } else if (what == 2 && daemon_->device().waiting_count() != 0) {
+        daemon_->device().complete(random() % daemon_->device().waiting_count(),
+                                   random() % 4 == 0 ? BlockStatus::medium_error : BlockStatus::ok);
+      } else if (what == 3) {
+        const auto base = frontend_->stop_queue(queue);
+        ASSERT_TRUE(base.has_value());
+        given_up += static_cast<std::uint16_t>(guest_->available_index(queue) - *base);
+        ASSERT_TRUE(frontend_->prepare_queue(queue, *base));
+      } else if (must_kick) {
+        frontend_->kick(queue);
+      }
+      daemon_->run();
+      Pages marks = take_marks(log_);
+      for (const std::size_t i : {std::size_t{0}, std::size_t{1}}) {
+        if (!marks.contains(*used_pages(i).begin())) continue;
+        const std::uint64_t ring = TestGuest::guest_address(guest_->used_at(i));
+        marks = marks | pages_of(ring, 4 + 8 * 64 + 2);
+      }
+      for (std::size_t at = 0; at < before.size(); ++at) {
+        if (guest_->memory().data()[at] == before[at]) continue;
+        ++changed;
+        ASSERT_TRUE(marks.contains(TestGuest::guest_address(at) / 4096)) << round << " " << at;
+      }
+    }
+    EXPECT_GT(changed, 100'000u);
+    EXPECT_GT(given_up, 50u);
+    EXPECT_EQ(fault_count(VhostFault::log_out_of_range), 0u);
+    EXPECT_EQ(daemon_->statistics().devices_broken, 0u);
+  }
+}
+
 // --- Which log ---
 
 TEST_F(VhostLogTest, ABackEndThatComesBackStartsItsQueuesWhenItHasTheLog) {
