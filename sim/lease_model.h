@@ -10,11 +10,10 @@
 #pragma once
 
 #include <cstdint>
-#include <functional>
 #include <memory>
+#include <utility>
 
-#include "io/task.h"
-#include "pool/fence.h"
+#include "sim/lease_service.h"
 #include "sim/prng.h"
 #include "sim/scheduler.h"
 
@@ -29,16 +28,11 @@ struct LeaseModelOptions {
 
 class LeaseModel {
  public:
-  // Called at the moment in which somebody comes to own the volume, or stops to.
-  using Observer = std::function<void()>;
-
   // `epoch`: the last one that was used.
-  LeaseModel(LeaseModelOptions options, std::uint64_t epoch, Observer observer)
+  LeaseModel(LeaseModelOptions options, std::uint64_t epoch, OwnerObserver observer)
       : options_(options), epoch_(epoch), observer_(std::move(observer)) {}
 
   const LeaseModelOptions& options() const { return options_; }
-  std::uint64_t epoch() const { return epoch_; }
-  std::uint64_t owner() const { return owner_; }  // a process's number; 0: nobody
 
  private:
   friend class LeaseClient;
@@ -46,24 +40,22 @@ class LeaseModel {
     if (owner != 0) ++epoch_;
     owner_ = owner;
     ++renewals_;
-    observer_();
+    observer_(owner_, epoch_);
   }
 
   LeaseModelOptions options_;
   std::uint64_t epoch_;
-  std::uint64_t owner_ = 0;
+  std::uint64_t owner_ = 0;     // a process's number; 0: nobody
   std::uint64_t renewals_ = 0;  // of whoever owns it
-  Observer observer_;
+  OwnerObserver observer_;
 };
 
-// One process's part. Destroyed without release() it has died.
-class LeaseClient {
+class LeaseClient final : public LeaseService {
  public:
   LeaseClient(SimHost& host, LeaseModel& model);
 
-  // Waits until the volume is ours.
-  Task<std::shared_ptr<const Fence>> acquire();
-  Task<void> release();
+  Task<std::shared_ptr<const Fence>> acquire() override;
+  Task<void> release() override;
 
  private:
   Task<void> step();

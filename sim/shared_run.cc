@@ -6,6 +6,7 @@
 
 #include "pool/open_pool.h"
 #include "pool/preallocation.h"
+#include "sim/keeper_client.h"
 
 namespace holdfast::sim {
 namespace {
@@ -76,11 +77,9 @@ SharedRun::SharedRun(SharedPlan plan, VolumeRun::Trace trace_sink)
       prng_(scheduler_.prng().fork()),
       storage_(scheduler_, kStorageBytes),
       model_(scheduler_, plan_.volume_bytes, plan_.seed),
-      // What was asked of the owner before, and not answered, it may have done or not.
-      leases_(plan_.lease, 1,
-              [this] {
-                if (leases_.owner() != 0) model_.crash(CrashKind::process);
-              }),
+      leases_(
+          plan_.lease, 1,
+          [this](std::uint64_t process, std::uint64_t epoch) { owner_changed(process, epoch); }),
       troubles_left_(plan_.troubles) {
   scheduler_.set_trace(std::move(trace_sink));
   faults_.options = plan_.faults;
@@ -141,6 +140,7 @@ void SharedRun::create() {
       PoolCreateOptions pool_options;
       pool_options.segment_bytes = limits::kSegmentBytesMin;
       pool_options.shared = true;
+      pool_options.io_timeout_seconds = 1;
       CO_TRY_ASSIGN(const std::unique_ptr<Pool> pool,
                     co_await create_pool(pool_context(*host, *files), kLocation, pool_options));
       id->bytes[0] = std::byte{7};
@@ -171,7 +171,7 @@ void SharedRun::create() {
 // --- Processes ---
 
 void SharedRun::start(std::size_t number) {
-  processes_[number] = std::make_unique<Process>(scheduler_, storage_, faults_, leases_);
+  processes_[number] = std::make_unique<Process>(scheduler_, storage_, faults_);
   Process& process = *processes_[number];
   const double drift = plan_.clock_drift * (static_cast<double>(prng_.below(2001)) / 1000 - 1);
   process.host.set_boot_clock(prng_.between(Duration(0), Duration(1h)), 1 + drift);
@@ -188,8 +188,15 @@ void SharedRun::kill(std::size_t number) {
   processes_[number].reset();
 }
 
+// What was asked of the owner before, and not answered, it may have done or not.
+void SharedRun::owner_changed(std::uint64_t process, std::uint64_t epoch) {
+  owner_ = process;
+  epoch_ = epoch;
+  if (process != 0) model_.crash(CrashKind::process);
+}
+
 bool SharedRun::owns(const Process& process) const {
-  return leases_.owner() == process.host.number() && leases_.epoch() == process.epoch;
+  return owner_ == process.host.number() && epoch_ == process.epoch;
 }
 
 void SharedRun::schedule_trouble() {
@@ -250,13 +257,20 @@ Task<void> SharedRun::live(Process* process) {
       co_await sleep_for(process->host, 20ms);
     }
   }
+  if (plan_.has_real_leases) {
+    process->lease = std::make_unique<KeeperClient>(
+        process->host, *process->pool, volume_, "p" + std::to_string(process->host.number()),
+        [this](std::uint64_t owner, std::uint64_t epoch) { owner_changed(owner, epoch); });
+  } else {
+    process->lease = std::make_unique<LeaseClient>(process->host, leases_);
+  }
   for (;;) {
-    process->fence = co_await process->lease.acquire();
+    process->fence = co_await process->lease->acquire();
     process->epoch = process->fence->epoch().value;
     trace("process " + std::to_string(process->host.number()) + " has epoch " +
           std::to_string(process->epoch));
     co_await own(process);
-    co_await process->lease.release();
+    co_await process->lease->release();
     process->fence.reset();
     co_await sleep_for(process->host, prng.between(Duration(1ms), plan_.lease.lifetime / 4));
   }
@@ -315,8 +329,8 @@ bool SharedRun::check_answer(Process& process, BlockStatus status) {
   const std::string who = "process " + std::to_string(process.host.number()) + " in epoch " +
                           std::to_string(process.epoch);
   if (is_outcome(status) && !owns(process)) {
-    scheduler_.fail("one writer", who + " answered a request, but epoch " +
-                                      std::to_string(leases_.epoch()) + " had begun");
+    scheduler_.fail("one writer", who + " answered a request, but epoch " + std::to_string(epoch_) +
+                                      " had begun");
   } else if (is_outcome(status) && !process.fence->holds(process.host.boot_time())) {
     scheduler_.fail("deadline", who + " answered a request after its deadline");
   } else if (status != BlockStatus::ok) {
@@ -518,6 +532,8 @@ SharedPlan shared_plan(std::uint64_t seed) {
   plan.snapshot_chance = prng.pick({0.0, 0.3, 0.7});
   plan.clock_drift = prng.pick({0.0, 0.01});
   plan.lease.lifetime = prng.pick({Duration(200ms), Duration(2s), Duration(40s)});
+  plan.has_real_leases = prng.chance(0.25);
+  if (plan.has_real_leases) plan.lease.lifetime = 8s;  // 8 * the pool's I/O timeout
   plan.lease.failure_chance = prng.pick({0.0, 0.1, 0.5});
   plan.lease.slow_chance = prng.pick({0.0, 0.1});
   FaultOptions& faults = plan.faults;
@@ -536,8 +552,8 @@ SharedPlan shared_plan(std::uint64_t seed) {
 }
 
 std::string SharedPlan::describe() const {
-  return std::to_string(hosts) + " hosts, " + (thick ? "thick, " : "") +
-         std::to_string(volume_bytes / kMiB) + " MiB, lease " +
+  return std::to_string(hosts) + " hosts, " + (has_real_leases ? "real leases, " : "") +
+         (thick ? "thick, " : "") + std::to_string(volume_bytes / kMiB) + " MiB, lease " +
          std::to_string(lease.lifetime / 1ms) + " ms, " + std::to_string(troubles) +
          " troubles, depth " + std::to_string(queue_depth) + ", " + std::to_string(operations) +
          " operations, snapshots " + std::to_string(snapshot_chance) + ", cleaner from " +

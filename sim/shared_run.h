@@ -50,6 +50,7 @@ struct SharedPlan {
   double snapshot_chance = 0;  // for each of taking, removing, reading, per owner
   double clock_drift = 0.01;
   LeaseModelOptions lease;
+  bool has_real_leases = false;  // lease/ on the storage of the run, instead of the model
   FaultOptions faults;
 
   std::string describe() const;
@@ -65,12 +66,12 @@ class SharedRun {
 
  private:
   struct Process {
-    Process(Scheduler& scheduler, SimStorage& storage, Faults& faults, LeaseModel& leases)
-        : host(scheduler), files(host, storage, faults), lease(host, leases) {}
+    Process(Scheduler& scheduler, SimStorage& storage, Faults& faults)
+        : host(scheduler), files(host, storage, faults) {}
     SimHost host;
     SimFileSystem files;
-    LeaseClient lease;
     std::unique_ptr<Pool> pool;
+    std::unique_ptr<LeaseService> lease;
     std::unique_ptr<Volume> volume;
     std::shared_ptr<const Fence> fence;
     std::uint64_t epoch = 0;
@@ -103,6 +104,7 @@ class SharedRun {
   Task<bool> change_snapshots(Process* process);
   Task<Result<std::vector<std::byte>>> read_all(Process* process, Volume* volume);
   Task<void> work(Process* process);
+  void owner_changed(std::uint64_t process, std::uint64_t epoch);
   bool owns(const Process& process) const;
   bool check_answer(Process& process, BlockStatus status);
   void check_error(const char* what, const Error& error);
@@ -114,6 +116,8 @@ class SharedRun {
   Faults faults_;
   VolumeModel model_;
   LeaseModel leases_;
+  std::uint64_t owner_ = 0;  // a process's number; 0: nobody
+  std::uint64_t epoch_ = 1;  // of the last owner
   VolumeId volume_;
   std::vector<std::unique_ptr<Process>> processes_;
   std::map<std::string, KeptSnapshot> snapshots_;
