@@ -30,7 +30,8 @@ help:
 	@echo '  make test      all tests; ends with the summary of ctest'
 	@echo '  make bench     Holdfast beside qemu-storage-daemon and nbdkit, in one run;'
 	@echo '                 snapshots and clones beside qcow2 chains'
-	@echo '  make soak      the simulator on fresh seeds for SOAK_SECONDS ($(SOAK_SECONDS)), then a'
+	@echo '  make soak      the simulator on fresh seeds for SOAK_SECONDS ($(SOAK_SECONDS)), a'
+	@echo '                 quarter of that with several hosts, then a'
 	@echo '                 guest on bad storage, FAULT_SECONDS ($(FAULT_SECONDS)) for each fault'
 	@echo '  make fuzz      every fuzz target for FUZZ_SECONDS ($(FUZZ_SECONDS)) each'
 	@echo '  make build     release build in $(BUILD_DIR)'
@@ -74,6 +75,7 @@ soak:
 	@cmake --preset release -B $(BUILD_DIR) $(CMAKE_ARGUMENTS)
 	@cmake --build $(BUILD_DIR) -j $(JOBS) --target holdfast-sim holdfastd holdfast fault_fs guest_load
 	$(BUILD_DIR)/bin/holdfast-sim --seconds $(SOAK_SECONDS)
+	$(BUILD_DIR)/bin/holdfast-sim --shared --seconds $$(($(SOAK_SECONDS) / 4))
 	HOLDFAST_BIN_DIR=$(BUILD_DIR)/bin HOLDFAST_FAULT_SECONDS=$(FAULT_SECONDS) \
 	  python3 -B tests/test_storage_faults.py -v GuestOnBadStorage
 

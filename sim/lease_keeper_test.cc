@@ -163,7 +163,8 @@ TEST_F(LeaseKeeperTest, WhatADeadHostHadIsTakenSoonAfterItsDeadlineAndNeverEarli
     pass(100ms);
     taken = acquire(b, volume);
     if (taken.fence != nullptr) break;
-    EXPECT_TRUE(taken.holder.take_over_after.has_value() || taken.holder.state == HostLiveness::live);
+    EXPECT_TRUE(taken.holder.take_over_after.has_value() ||
+                taken.holder.state == HostLiveness::live);
     ASSERT_LT(b.host->boot_time(), deadline + 5s) << "too late";
   }
   EXPECT_GT(b.host->boot_time(), deadline);

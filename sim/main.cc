@@ -17,6 +17,7 @@
 #include <string_view>
 #include <vector>
 
+#include "sim/shared_run.h"
 #include "sim/volume_run.h"
 #include "sim/volume_subject.h"
 #include "volume/canary.h"
@@ -37,6 +38,8 @@ constexpr const char* kHelp =
   holdfast-sim --exhaustive [--seeds A..B] crashes at every completion of a short run
       --crash-at K --crash process|power [--after] [--second K]   only this crash
 
+  --shared               several hosts that own the volume in turn (with --seed, --seeds, --count,
+                         --seconds)
   --verify-determinism   runs each seed twice and compares the hashes of all events
   --expect-violation     succeeds if a seed fails: for holdfast-sim-canary
   --canary N             turns on one deliberate bug (src/volume/canary.h); not in holdfast-sim
@@ -52,6 +55,7 @@ struct Options {
   bool is_single = false;
   double seconds = 0;
   bool exhaustive = false;
+  bool shared = false;
   bool determinism = false;
   bool expect_violation = false;
   bool trace = false;
@@ -125,6 +129,10 @@ std::string replay_command(const RunPlan& plan) {
   return command + " --trace";
 }
 
+std::string replay_command(const SharedPlan& plan) {
+  return "holdfast-sim --shared --seed " + std::to_string(plan.seed) + " --trace";
+}
+
 class Runner {
  public:
   explicit Runner(const Options& options) : options_(options) {}
@@ -132,6 +140,7 @@ class Runner {
   // False: an invariant broke.
   bool run_seed(std::uint64_t seed) {
     ++totals_.seeds;
+    if (options_.shared) return run_plan(shared_plan(seed));
     return options_.exhaustive ? run_exhaustive(seed) : run_plan(swarm_plan(seed));
   }
   const Totals& totals() const { return totals_; }
@@ -142,7 +151,12 @@ class Runner {
     return VolumeRun(plan, factory, std::move(trace)).run();
   }
 
-  bool run_plan(const RunPlan& plan, std::uint64_t* completions = nullptr) {
+  static RunResult execute(const SharedPlan& plan, VolumeRun::Trace trace) {
+    return SharedRun(plan, std::move(trace)).run();
+  }
+
+  template <typename Plan>
+  bool run_plan(const Plan& plan, std::uint64_t* completions = nullptr) {
     std::snprintf(current_run, sizeof current_run, "%s", replay_command(plan).c_str());
     ::alarm(kSecondsPerRunMax);
     VolumeRun::Trace trace;
@@ -176,7 +190,8 @@ class Runner {
     return good;
   }
 
-  void report(const RunPlan& plan, const RunResult& result) {
+  template <typename Plan>
+  void report(const Plan& plan, const RunResult& result) {
     std::deque<std::string> lines;
     execute(plan, [&lines](const std::string& line) {
       lines.push_back(line.size() > 600 ? line.substr(0, 600) + "..." : line);
@@ -334,6 +349,8 @@ Options parse(int argc, char** argv) {
       if (options.jobs == 0 || options.jobs > 256) refuse("--jobs takes 1 to 256");
     } else if (name == "--exhaustive") {
       options.exhaustive = true;
+    } else if (name == "--shared") {
+      options.shared = true;
     } else if (name == "--verify-determinism") {
       options.determinism = true;
     } else if (name == "--expect-violation") {
@@ -341,7 +358,7 @@ Options parse(int argc, char** argv) {
 #ifdef HOLDFAST_CANARIES
     } else if (name == "--canary") {
       const std::uint64_t bug = parse_number(value());
-      if (bug > canary::kForgetSnapshots) refuse("there is no such canary");
+      if (bug > canary::kServeUnsealed) refuse("there is no such canary");
       canary::chosen = static_cast<canary::Bug>(bug);
 #endif
     } else if (name == "--trace") {

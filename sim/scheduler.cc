@@ -141,8 +141,8 @@ void SimHost::kill() {
 void SimHost::pause(MonotonicTime until) {
   if (!alive_ || paused_) return;
   paused_ = true;
-  resume_ = scheduler_.schedule(until, nullptr, EventKind::world,
-                                [this] { scheduler_.resume(*this); });
+  resume_ =
+      scheduler_.schedule(until, nullptr, EventKind::world, [this] { scheduler_.resume(*this); });
 }
 
 BootTime SimHost::boot_time() const {

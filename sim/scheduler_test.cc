@@ -88,6 +88,53 @@ TEST(Scheduler, ArmingAnArmedTimerMovesIt) {
   EXPECT_EQ(scheduler.now() - start, 5ms);
 }
 
+TEST(Scheduler, APausedProcessDoesNothingAndThenAllThatWasDueInItsOrder) {
+  Scheduler scheduler(1);
+  SimHost host(scheduler);
+  SimHost other(scheduler);
+  std::vector<int> log;
+  Note one{&log, 1}, two{&log, 2}, three{&log, 3}, four{&log, 4};
+  Timer a(&Note::run, &one), b(&Note::run, &two), c(&Note::run, &three), d(&Note::run, &four);
+  host.arm_after(b, 2ms);
+  host.arm_after(a, 1ms);
+  host.arm_after(c, 20ms);
+  other.arm_after(d, 3ms);
+  const MonotonicTime start = scheduler.now();
+  host.pause(start + 10ms);
+  while (log.size() < 2) ASSERT_TRUE(scheduler.step());
+  EXPECT_EQ(log, (std::vector<int>{4, 1}));
+  EXPECT_EQ(scheduler.now() - start, 10ms);
+  while (scheduler.step()) {
+  }
+  EXPECT_EQ(log, (std::vector<int>{4, 1, 2, 3}));
+  EXPECT_EQ(scheduler.now() - start, 20ms);
+  host.set_boot_clock(1h, 1.5);
+  EXPECT_EQ(host.boot_time().time_since_epoch(),
+            1h + Duration(start.time_since_epoch() + 20ms) * 3 / 2);
+}
+
+TEST(Scheduler, WhatIsCancelledWhileItsProcessIsPausedDoesNotComeLater) {
+  Scheduler scheduler(1);
+  std::vector<int> log;
+  Note one{&log, 1};
+  Timer timer(&Note::run, &one);
+  {
+    SimHost host(scheduler);
+    SimHost other(scheduler);
+    host.arm_after(timer, 1ms);
+    host.pause(scheduler.now() + 10ms);
+    other.post([] {});
+    while (scheduler.next_time() < scheduler.now() + 5ms) scheduler.step();
+    host.cancel(timer);
+    while (scheduler.step()) {
+    }
+    host.pause(scheduler.now() + 10ms);  // and dies of it
+  }
+  while (scheduler.step()) {
+  }
+  EXPECT_TRUE(log.empty());
+}
+
 TEST(Scheduler, TheHashTellsDifferentHistoriesApart) {
   const auto run = [](std::uint64_t seed, int posts) {
     Scheduler scheduler(seed);

@@ -290,7 +290,8 @@ void SimFileSystem::check_request(const SimFile& file, const FileRequest& reques
   if (request.operation != FileOperation::write) return;
   const std::uint64_t end_bytes = request.offset_bytes + length_bytes;
   if (!file.is_writable_) breach("the file is open for reading only");
-  if (file.inode_->preallocated_bytes != 0 && end_bytes > file.inode_->preallocated_bytes) {
+  if (!faults_.options.is_shared && file.inode_->preallocated_bytes != 0 &&
+      end_bytes > file.inode_->preallocated_bytes) {
     breach("it reaches beyond the preallocated space");
   }
   for (const auto& [id, other] : pending_) {

@@ -40,6 +40,7 @@ struct FaultOptions {
   double stale_chance = 0;           // of requests: the open file is of no use any more
   double bad_place_chance = 0;       // of new segments: a part of it can never be written
   bool has_links = true;             // files may have several names
+  bool is_shared = false;            // others may cut a file short that this process writes to
   double lands_early_chance = 0;     // part of a write is visible long before its completion
 };
 

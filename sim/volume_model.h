@@ -98,7 +98,7 @@ class VolumeModel {
     std::uint64_t acknowledged_at_submission = 0;  // the last order
     std::uint64_t submitted_event = 0;
     std::uint64_t acknowledged_event = 0;  // kNever: not
-    std::uint64_t device_bytes = 0;  // the largest size while it was in flight
+    std::uint64_t device_bytes = 0;        // the largest size while it was in flight
     bool is_dropped = false;
     bool force_unit_access = false;
     const BlockRequest* request = nullptr;  // while in flight

@@ -31,6 +31,7 @@ class WatchedPool final : public ForwardingPool {
   std::function<void()> on_root;
   std::function<void()> on_snapshot;
   std::function<void()> on_mark;
+  std::function<void()> on_listing;
   std::vector<std::string> removals;
   std::vector<SegmentId> recycled;
 
@@ -49,6 +50,11 @@ class WatchedPool final : public ForwardingPool {
     Result<void> added = co_await below_.add_clone_mark(mark);
     if (on_mark) on_mark();
     co_return added;
+  }
+  Task<Result<std::vector<SegmentId>>> list_segments(VolumeId volume) override {
+    auto listed = co_await below_.list_segments(volume);
+    if (on_listing) on_listing();
+    co_return listed;
   }
   Task<Result<void>> remove_root(RootId root, Epoch owner) override {
     removals.push_back("root");
@@ -418,6 +424,25 @@ TEST_F(FencingTest, AVolumeIsNotHandedOutWhenItsLeaseIsLostWhileItIsBeingOpened)
   take_lease();
   expire();
   expect_refused(run(Volume::open(*loop_, pool(), id_of(1), options_)));
+}
+
+TEST_F(FencingTest, AnOwnerThatComesTooLateToOpenTheVolumeDoesNotCallItDamaged) {
+  open_owned();
+  Content content;
+  fill(*volume_, content, 200);
+  close_owned();
+  for (const std::string& name : file_names(1, "seg-")) {
+    std::filesystem::rename(directory_of(1) / name, directory_of(1) / ("gone-" + name));
+  }
+  take_lease();
+  auto opened = run(Volume::open(*loop_, pool(), id_of(1), options_));
+  ASSERT_FALSE(opened.ok());
+  EXPECT_NE(opened.error().code(), ErrorCode::busy) << "it is damaged";
+  take_lease();
+  const std::shared_ptr<Fence> fence = fence_;
+  watched_.on_listing = [&] { fence->extend(loop_->boot_time() - 1ms); };
+  expect_refused(run(Volume::open(*loop_, pool(), id_of(1), options_)));
+  watched_.on_listing = nullptr;
 }
 
 TEST_F(FencingTest, WhatAnOwnerBeforeLeavesLateIsTidiedAndDisturbsNobody) {

@@ -103,9 +103,7 @@ Task<Result<void>> VolumeImpl::recover(const std::vector<RootId>& roots, Monoton
     if (store_.entry(segment.number).epoch != segment.epoch) orphans_.push_back(segment);
   }
   log_.start(epoch_, expected);
-  if (canary::is_on(canary::kServeUnsealed)) {
-    want_checkpoint();
-  } else {
+  if (!canary::is_on(canary::kServeUnsealed)) {
     co_await checkpoint_now();  // publishes (epoch, 0): from here on the old epoch's log is sealed
   }
   if (abandoned_) co_return lost_error();

@@ -558,17 +558,21 @@ Task<Result<std::optional<CloneMark>>> Volume::clone_mark(Pool& pool, VolumeId i
   co_return std::optional<CloneMark>(CloneMark{{root.parent, root.parent_snapshot}, id});
 }
 
-Task<Result<std::unique_ptr<Volume>>> Volume::open(Executor& executor, Pool& pool, VolumeId id,
-                                                   VolumeOptions options) {
+namespace {
+
+Error ran_out_while_opening(VolumeId id) {
+  return Error(ErrorCode::busy, "the lease of volume " + id.to_string() +
+                                    " ran out while it was being opened; take it anew");
+}
+
+Task<Result<std::unique_ptr<Volume>>> open_now(Executor& executor, Pool& pool, VolumeId id,
+                                               VolumeOptions options) {
   const MonotonicTime begin = executor.now();
   if (options.fence != nullptr) {
     // What those before us had in mind ends here; only then it is worth looking. If the fence did
     // not hold any more, ours might have begun after the next owner's.
     CO_TRY(co_await pool.begin_epoch(id, options.fence->epoch()));
-    if (!options.fence->holds(executor.boot_time())) {
-      co_return Error(ErrorCode::busy, "the lease of volume " + id.to_string() +
-                                           " ran out while it was being opened; take it anew");
-    }
+    if (!options.fence->holds(executor.boot_time())) co_return ran_out_while_opening(id);
   }
   CO_TRY_ASSIGN(std::vector<VolumeRecord> volumes, co_await pool.list_volumes());
   const auto found = std::find_if(volumes.begin(), volumes.end(),
@@ -591,6 +595,18 @@ Task<Result<std::unique_ptr<Volume>>> Volume::open(Executor& executor, Pool& poo
     co_return recovered.take_error();
   }
   co_return std::unique_ptr<Volume>(std::move(volume));
+}
+
+}  // namespace
+
+// Who comes too late finds files gone and may take that for damage: it is not theirs to judge.
+Task<Result<std::unique_ptr<Volume>>> Volume::open(Executor& executor, Pool& pool, VolumeId id,
+                                                   VolumeOptions options) {
+  const std::shared_ptr<const Fence> fence = options.fence;
+  auto opened = co_await open_now(executor, pool, id, std::move(options));
+  if (opened.ok() || fence == nullptr || fence->holds(executor.boot_time())) co_return opened;
+  log_warning(opened.error().message());
+  co_return ran_out_while_opening(id);
 }
 
 }  // namespace holdfast
