@@ -54,7 +54,7 @@ LeaseReport lease_report(const PoolInfo& pool, const VolumeName& name, const Lea
   report.holder_state = holder_state(holder.state);
   if (report.is_held) {
     report.last_renewal_age = holder.unchanged;
-    report.take_over_in = holder.take_over_after;
+    if (!report.is_ours) report.take_over_in = holder.take_over_after;
   }
   judge_overdue(report, overdue_times(pool));
   return report;
@@ -352,6 +352,8 @@ Task<Result<LeaseReport>> Host::break_lease(VolumeName name) {
   const NameLocks::Lock lock = co_await locks_.acquire(name.to_string());
   const PoolUse use(*entry);
   CO_TRY_ASSIGN(const VolumeRecord record, co_await find_volume(*entry->pool, name));
+  CO_TRY_ASSIGN(const LeaseReport found, co_await report_lease(*entry, name, record.id));
+  CO_TRY(check_breakable(found));
   auto command = [id = record.id](LeaseKeeper& keeper) { return keeper.break_lease(id); };
   auto broken = co_await entry->leases->run(std::move(command));
   if (!broken.ok()) {
