@@ -71,7 +71,9 @@ std::string lease_table(const Json& leases) {
                is_held ? or_unknown(text_of(lease, "holder_state")) : kUnknown,
                number_of(lease, "epoch"),
                is_held ? ago(lease, "last_renewal_seconds_ago") : kUnknown,
-               is_held ? when_due(member(lease, "take_over_in_seconds")) : "now"});
+               !is_held                 ? "now"
+               : flag_of(lease, "ours") ? kUnknown
+                                        : when_due(member(lease, "take_over_in_seconds"))});
   }
   if (table.empty()) {
     return "There are no leases: only volumes of shared pools have them (pool create --shared)\n";
@@ -133,8 +135,8 @@ std::string host_table(const Json& hosts) {
         {host_of(host) + (flag_of(host, "this") ? kThisHost : ""), number_of(host, "host_id"),
          or_unknown(text_of(host, "state")), number_of(host, "generation"),
          renewals.is_object() ? ago(renewals, "last_seconds_ago") : ago(host, "unchanged_seconds"),
-         duration_of(host, "dead_in_seconds"), n == kUnknown ? n : n + " s",
-         milliseconds_of(renewals, "last_read_seconds"),
+         text_of(host, "state") == "live" ? kUnknown : duration_of(host, "dead_in_seconds"),
+         n == kUnknown ? n : n + " s", milliseconds_of(renewals, "last_read_seconds"),
          milliseconds_of(renewals, "last_write_seconds"),
          milliseconds_of(renewals, "write_seconds_max"), number_of(renewals, "failures")});
   }

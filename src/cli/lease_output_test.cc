@@ -17,7 +17,7 @@ Json example_leases() {
     {"pool": "vms", "volume": "web", "held": true, "mode": "exclusive", "ours": true, "host_id": 1,
      "host": "kvm1", "generation": 3, "epoch": 7, "holder_state": "live",
      "since_unix_seconds": 1700000000, "last_renewal_seconds_ago": 3.2,
-     "take_over_in_seconds": null},
+     "take_over_in_seconds": 0},
     {"pool": "vms", "volume": "db", "held": true, "mode": "exclusive", "ours": false, "host_id": 2,
      "host": "kvm2", "generation": 1, "epoch": 2, "holder_state": "failing",
      "since_unix_seconds": null, "last_renewal_seconds_ago": 17.4, "take_over_in_seconds": 22.6},
@@ -54,7 +54,7 @@ TEST(LeaseOutputTest, DetailsSayWhatToDo) {
 TEST(LeaseOutputTest, HostsShowTheirStateAndOurRenewals) {
   const Json hosts = Json::parse(R"([
     {"host_id": 1, "host": "kvm1", "generation": 3, "state": "live", "unchanged_seconds": 0.4,
-     "dead_in_seconds": null, "io_timeout_seconds": 5, "this": true,
+     "dead_in_seconds": 39.6, "io_timeout_seconds": 5, "this": true,
      "renewals": {"last_seconds_ago": 4.2, "last_read_seconds": 0.0012,
                   "last_write_seconds": 0.0341, "write_seconds_max": 0.251, "count": 100,
                   "failures": 2, "history": []}},

@@ -190,6 +190,7 @@ Task<Result<Host::Attachment*>> Host::add_attachment(AttachRequest request) {
     co_await stop_serving(attachment);
     co_await give_lease_back(attachment);
     attachments_.erase(request.name);
+    if (served.error().code() == ErrorCode::lease_held) co_return served.take_error();
     co_return served.take_error().context("attach '" + full_name + "'");
   }
   co_return &attachment;

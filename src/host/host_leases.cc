@@ -352,6 +352,8 @@ Task<Result<LeaseReport>> Host::break_lease(VolumeName name) {
   const NameLocks::Lock lock = co_await locks_.acquire(name.to_string());
   const PoolUse use(*entry);
   CO_TRY_ASSIGN(const VolumeRecord record, co_await find_volume(*entry->pool, name));
+  CO_TRY_ASSIGN(const LeaseReport found, co_await report_lease(*entry, name, record.id));
+  CO_TRY(check_breakable(found));
   auto command = [id = record.id](LeaseKeeper& keeper) { return keeper.break_lease(id); };
   auto broken = co_await entry->leases->run(std::move(command));
   if (!broken.ok()) {

@@ -12,6 +12,11 @@ std::string whole_seconds(Duration duration) {
   return std::to_string(std::chrono::ceil<std::chrono::seconds>(duration).count()) + " s";
 }
 
+std::string host_of(const LeaseReport& lease) {
+  return lease.host.empty() ? "with the id " + std::to_string(lease.host_id)
+                            : "'" + lease.host + "'";
+}
+
 bool is_overdue(LeaseHolderState state, Duration unchanged, const OverdueTimes& times) {
   return state == LeaseHolderState::live && unchanged > 3 * times.io_timeout;
 }
@@ -87,8 +92,7 @@ void judge_overdue(PoolHostReport& host, const OverdueTimes& times) {
 
 Error lease_held_error(const LeaseReport& lease, AttachMode wanted) {
   const std::string name = lease.volume.to_string();
-  const std::string host =
-      lease.host.empty() ? "with the id " + std::to_string(lease.host_id) : "'" + lease.host + "'";
+  const std::string host = host_of(lease);
   std::string text = "volume '" + name + "' belongs to host " + host;
   if (lease.mode == "shared") text = "volume '" + name + "' is read by host " + host;
   const std::string age = lease.last_renewal_age.has_value()
@@ -133,6 +137,39 @@ Error lease_held_error(const LeaseReport& lease, AttachMode wanted) {
       break;
   }
   return Error(ErrorCode::lease_held, std::move(text));
+}
+
+Result<void> check_breakable(const LeaseReport& lease) {
+  const std::string name = lease.volume.to_string();
+  const std::string refused = "the lease of '" + name + "' is not broken: ";
+  if (!lease.is_held) return {};
+  if (lease.is_ours) {
+    return Error(ErrorCode::busy, refused +
+                                      "this host has it; detach the volume instead: holdfast "
+                                      "detach " +
+                                      name);
+  }
+  const std::string host = host_of(lease);
+  const std::string left = lease.take_over_in.has_value()
+                               ? "; try again in " + whole_seconds(*lease.take_over_in) +
+                                     ", or attach the volume, which waits for that"
+                               : std::string();
+  switch (lease.holder_state) {
+    case LeaseHolderState::live:
+      return Error(ErrorCode::busy, refused + "host " + host +
+                                        " has it, and is live; detach it there: holdfast detach " +
+                                        name);
+    case LeaseHolderState::failing:
+      return Error(ErrorCode::busy,
+                   refused + "host " + host + " has it, and may still come back" + left);
+    case LeaseHolderState::unknown:
+      return Error(ErrorCode::busy, refused + "host " + host +
+                                        " has it, and it is not known whether that lives" + left);
+    case LeaseHolderState::dead:
+    case LeaseHolderState::free:
+      return {};
+  }
+  return {};
 }
 
 const char* lease_holder_state_name(LeaseHolderState state) {

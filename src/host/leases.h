@@ -40,6 +40,9 @@ void judge_overdue(PoolHostReport& host, const OverdueTimes& times);
 // That another host has the volume: who, how it is, and what a person can do about it.
 Error lease_held_error(const LeaseReport& lease, AttachMode wanted);
 
+// Only a dead holder's lease is broken; says why not, and for how long.
+Result<void> check_breakable(const LeaseReport& lease);
+
 const char* lease_holder_state_name(LeaseHolderState state);  // "free", "unknown", ...
 
 }  // namespace holdfast

@@ -125,6 +125,26 @@ TEST(OverdueTest, NothingElseIsJudgedAnew) {
   EXPECT_EQ(lease.holder_state, LeaseHolderState::live) << "nobody takes over from itself";
 }
 
+TEST(BreakTest, OnlyOfADeadHolderAndElseItSaysWhyAndForHowLong) {
+  EXPECT_TRUE(check_breakable(held(LeaseHolderState::dead)).ok());
+  EXPECT_TRUE(check_breakable(held(LeaseHolderState::free)).ok()) << "it has left without a word";
+  EXPECT_TRUE(check_breakable(LeaseReport{}).ok()) << "nobody has it";
+  LeaseReport lease = held(LeaseHolderState::failing);
+  lease.take_over_in = 2'300ms;
+  const auto refused = check_breakable(lease);
+  ASSERT_FALSE(refused.ok());
+  EXPECT_EQ(refused.error().code(), ErrorCode::busy);
+  EXPECT_EQ(
+      refused.error().message(),
+      "the lease of 'vms/web' is not broken: host 'kvm2' has it, and may still come back; try "
+      "again in 3 s, or attach the volume, which waits for that");
+  EXPECT_FALSE(check_breakable(held(LeaseHolderState::live)).ok());
+  EXPECT_FALSE(check_breakable(held(LeaseHolderState::unknown)).ok());
+  lease = held(LeaseHolderState::dead);
+  lease.is_ours = true;
+  EXPECT_FALSE(check_breakable(lease).ok()) << "detaching is the way";
+}
+
 TEST(LeaseHeldErrorTest, OfASharedVolumeSaysHowItIsShared) {
   LeaseReport lease = held(LeaseHolderState::live);
   EXPECT_TRUE(has(lease_held_error(lease, AttachMode::shared_writable),

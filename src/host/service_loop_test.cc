@@ -32,7 +32,10 @@ class ServiceLoopTest : public testing::Test {
                           *disk_,
                           make_disk,
                           {environment},
+                          LeaseEnvironment{*home_, make_disk},
                           "a test",
+                          "a-host",
+                          "a-boot",
                           [](const std::string&) -> Result<std::unique_ptr<Stream>> {
                             return Error(ErrorCode::not_found, "no monitors here");
                           },
