@@ -38,9 +38,13 @@ inline constexpr std::uint16_t kLeaseIoTimeoutSecondsDefault = 5;  // N
 inline constexpr std::uint16_t kLeaseIoTimeoutSecondsMin = 1;
 inline constexpr std::uint16_t kLeaseIoTimeoutSecondsMax = 120;
 inline constexpr std::uint16_t kLeaseWatchdogSecondsMax = 3600;  // W
+inline constexpr Duration kHandOverTime = 10s;    // until requests that were begun have ended
+inline constexpr Duration kHandOverQuiet = 20ms;  // without requests: the machine has stopped
+inline constexpr Duration kHandOverPatience = 30s;
 inline constexpr Duration kLeaseMargin = 1s;    // a holder stops before others may think it dead
 inline constexpr Duration kLeaseLookTime = 1s;  // between looks at the host leases
 inline constexpr Duration kLeaseRequestTime = 10ms;  // at requests, while one is announced
+inline constexpr Duration kLeaseRequestRepeat = 300ms;
 inline constexpr Duration kLeaseBallotJitter = 100ms;
 inline constexpr std::uint32_t kLeaseBallotRounds = 16;
 inline constexpr std::uint32_t kLeaseAcquireTries = 8;
@@ -257,7 +261,7 @@ inline constexpr Duration kApiSocketTime = 5s;                // for a client to
 inline constexpr Duration kApiAnswerTime = 60s;               // then the answer is "still at it"
 
 // Shared pools: what an operator may ask for.
-inline constexpr std::size_t kHostNameBytesMax = 48;           // sanlock's
+inline constexpr std::size_t kHostNameBytesMax = 48;  // sanlock's
 
 // The host.
 inline constexpr std::size_t kAttachmentsMax = 1024;

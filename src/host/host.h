@@ -216,6 +216,7 @@ class Host {
                                     RemovalOptions options);
   Task<Result<void>> check_parent_is_there(Pool& pool, VolumeId id);
   Task<Result<void>> load_trash(PoolEntry& entry);
+  static bool is_trash_old(const PoolEntry& entry);
   Task<TrashEntry> look_at_trashed(Pool& pool, TrashedVolume volume);
   Task<Result<VolumeId>> find_in_trash(PoolEntry& entry, std::string item);
   Task<void> tend_trash(std::string pool);
@@ -235,6 +236,7 @@ class Host {
   void wake_tender(PoolEntry& entry);
   Task<void> tend(std::string pool);
   Task<bool> tend_once(PoolEntry& entry);
+  static Result<void> check_may_be_thick(const PoolEntry& entry);
   Task<Result<std::uint64_t>> size_of(PoolEntry& entry, VolumeRecord volume);
   void stop_tending(PoolEntry& entry, bool stop);
   void add_preallocation(VolumeReport& report) const;
@@ -247,6 +249,7 @@ class Host {
   Task<void> listen_for_all();
   Task<Result<Attachment*>> add_attachment(AttachRequest request);
   Task<Result<void>> serve(Attachment& attachment);
+  Task<Result<void>> open_service(PoolEntry& entry, Attachment& attachment);
   Task<void> stop_serving(Attachment& attachment);
   Task<void> finish_detach(NameLocks::Lock lock, VolumeName name);
   Task<void> stop_one(VolumeName name);
@@ -280,6 +283,12 @@ class Host {
   Task<void> refresh_leases(std::string pool);
   Task<Result<LeaseReport>> report_lease(PoolEntry& entry, VolumeName name, VolumeId id);
   void lease_requested(const std::string& pool, VolumeId volume, bool now);
+  void volume_wanted(const VolumeName& name);
+  Task<void> take_over(VolumeName name);
+  Task<Result<bool>> try_take_over(VolumeName name, bool with_request);
+  Task<void> hand_over_when_quiet(VolumeName name);
+  Task<Result<void>> give_away(Attachment& attachment);
+  Task<Result<void>> await_volume(PoolEntry& entry, Attachment& attachment);
   Result<PoolEntry*> find_shared_pool(const std::string& name) const;
   Result<void> check_lease_times(const CreatePoolRequest& request) const;
   Result<void> check_attach_mode(const VolumeName& name, AttachMode mode) const;
@@ -299,6 +308,7 @@ class Host {
   Task<void> forget_machine(std::unique_ptr<MachinePause> machine);
   bool is_only_held_left() const;
 
+  const std::shared_ptr<Host*> alive_ = std::make_shared<Host*>(this);  // for what others post
   HostEnvironment environment_;
   Executor& executor_;
   const HostConfig config_;

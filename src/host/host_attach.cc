@@ -83,6 +83,12 @@ ServiceSettings Host::service_settings(const Attachment& attachment) const {
   ServiceSettings settings;
   settings.frontend = {attachment.name, attachment.protocol, attachment.read_only};
   settings.socket_path = socket_path(attachment);
+  settings.on_wanted = [&home = executor_, weak = std::weak_ptr<Host*>(alive_),
+                        name = attachment.name] {
+    home.post_remote([weak, name] {
+      if (const auto host = weak.lock()) (*host)->volume_wanted(name);
+    });
+  };
   return settings;
 }
 
@@ -215,19 +221,29 @@ Task<Result<void>> Host::serve(Attachment& attachment) {
     if (!record.ok()) co_return fail(record.take_error());
     attachment.record = std::move(record).value();
   }
+  if (attachment.mode == AttachMode::incoming && attachment.fence == nullptr) {
+    auto awaited = co_await await_volume(*entry.value(), attachment);
+    if (!awaited.ok()) co_return fail(awaited.take_error());
+    co_return Result<void>{};
+  }
   auto owned = co_await take_lease(*entry.value(), attachment);
   if (!owned.ok()) co_return fail(owned.take_error());
-  ShardVolume volume =
-      shard_volume(*entry.value(), attachment.name, attachment.record->id, attachment.read_only);
-  volume.options.fence = attachment.fence;
-  auto command = [settings = service_settings(attachment), volume = std::move(volume)](
-                     ServiceShard& shard) { return shard.open(settings, volume); };
-  auto opened = co_await loops_[attachment.loop]->run(std::move(command));
+  auto opened = co_await open_service(*entry.value(), attachment);
   if (!opened.ok()) {
     co_await give_lease_back(attachment);
     co_return fail(opened.take_error());
   }
-  attachment.served = std::move(opened).value();
+  co_return Result<void>{};
+}
+
+// Has the volume's loop open it, once it is ours.
+Task<Result<void>> Host::open_service(PoolEntry& entry, Attachment& attachment) {
+  ShardVolume volume =
+      shard_volume(entry, attachment.name, attachment.record->id, attachment.read_only);
+  volume.options.fence = attachment.fence;
+  auto command = [settings = service_settings(attachment), volume = std::move(volume)](
+                     ServiceShard& shard) { return shard.open(settings, volume); };
+  CO_TRY_ASSIGN(attachment.served, co_await loops_[attachment.loop]->run(std::move(command)));
   attachment.opening_hold.reset();
   attachment.state = ServiceState::open;
   attachment.reason.clear();

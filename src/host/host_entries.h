@@ -113,6 +113,8 @@ struct Host::Attachment {
   std::shared_ptr<const Fence> fence;  // the volume is ours; null in local pools
   bool was_served_before = false;      // by a daemon before this one, and not yet by this one
   bool is_fenced = false;              // somebody else has had it since
+  bool is_handed_over = false;         // given away; taken back only if nobody took it
+  bool is_changing_hands = false;      // take_over() or hand_over_when_quiet() is at it
   // As its loop last said; only where somebody wants to know.
   bool is_hold_known = false;
   std::optional<Duration> held;

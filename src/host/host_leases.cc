@@ -86,8 +86,9 @@ Task<Result<void>> Host::join_hosts(PoolEntry& entry, std::optional<HostIdentity
   LeaseOptions options;
   options.host_name = environment_.host_name;
   options.before = before;
-  options.on_request = [this, pool = entry.name](VolumeId volume, bool now) {
-    lease_requested(pool, volume, now);
+  options.on_request = [weak = std::weak_ptr<Host*>(alive_), pool = entry.name](VolumeId volume,
+                                                                                bool now) {
+    if (const auto host = weak.lock()) (*host)->lease_requested(pool, volume, now);
   };
   entry.leases = std::make_unique<PoolLeases>(executor_, environment_.leases, entry.pool->info(),
                                               std::move(options));
@@ -154,6 +155,12 @@ Result<void> Host::check_lease_times(const CreatePoolRequest& request) const {
 Result<void> Host::check_attach_mode(const VolumeName& name, AttachMode mode) const {
   if (mode == AttachMode::exclusive) return {};
   const PoolEntry* entry = TRY(find_open_pool(name.pool));
+  if (entry->pool->info().shared && mode == AttachMode::shared_read_only) {
+    return Error(ErrorCode::unsupported,
+                 "this version cannot attach a volume read-only on many hosts at a time; take a "
+                 "snapshot, and attach that: holdfast attach " +
+                     name.to_string() + "@SNAPSHOT");
+  }
   if (entry->pool->info().shared) return {};
   const std::string option = mode == AttachMode::incoming ? "--incoming"
                              : mode == AttachMode::shared_writable
@@ -289,7 +296,9 @@ void Host::add_ownership(const Attachment& attachment, AttachmentReport& report)
   if (is_snapshot) return;
   OwnershipReport lease;
   if (attachment.fence == nullptr) {
-    lease.state = attachment.is_fenced ? "fenced" : "waiting";
+    lease.state = attachment.is_fenced        ? "fenced"
+                  : attachment.is_handed_over ? "handed-over"
+                                              : "waiting";
   } else {
     lease.epoch = attachment.fence->epoch().value;
     lease.state = attachment.fence->is_lost()                       ? "fenced"
@@ -391,15 +400,159 @@ Task<Result<std::vector<PoolHostReport>>> Host::list_hosts(std::string pool) {
 
 // --- Handing over ---
 
+// Another host wants a volume: one that takes a virtual machine over does, once the machine has
+// stopped here.
 void Host::lease_requested(const std::string& pool, VolumeId volume, bool now) {
-  (void)pool;
-  (void)volume;
-  (void)now;
+  if (!now || !running_) return;
+  for (const auto& [name, attachment] : attachments_) {
+    if (name.pool != pool || attachment->fence == nullptr || attachment->is_changing_hands ||
+        !attachment->record.has_value() || attachment->record->id != volume) {
+      continue;
+    }
+    attachment->is_changing_hands = true;
+    background_.spawn(hand_over_when_quiet(name));
+  }
+}
+
+// A machine that still asks for something has not stopped, whatever the other host says.
+Task<void> Host::hand_over_when_quiet(VolumeName name) {
+  const MonotonicTime deadline = executor_.now() + limits::kHandOverPatience;
+  bool is_quiet = false;
+  while (running_ && !is_quiet && executor_.now() < deadline) {
+    Attachment* attachment = find_attachment(name);
+    if (attachment == nullptr || attachment->fence == nullptr) break;
+    auto command = [name](ServiceShard& shard) {
+      return shard.is_quiet(name, limits::kHandOverQuiet);
+    };
+    is_quiet = co_await loops_[attachment->loop]->run(std::move(command));
+  }
+  const NameLocks::Lock lock = co_await locks_.acquire(name.to_string());
+  Attachment* attachment = find_attachment(name);
+  if (attachment == nullptr) co_return;
+  attachment->is_changing_hands = false;
+  if (!running_ || attachment->fence == nullptr) co_return;
+  if (!is_quiet) {
+    log_warning("volume " + name.to_string() +
+                " was asked for by another host, and is not handed over: its clients here still "
+                "use it");
+    co_return;
+  }
+  const auto given = co_await give_away(*attachment);
+  if (!given.ok()) log_warning("volume " + name.to_string() + ": " + given.error().message());
+}
+
+// Under the volume's lock.
+Task<Result<void>> Host::give_away(Attachment& attachment) {
+  CO_TRY_ASSIGN(PoolEntry * entry, find_open_pool(attachment.name.pool));
+  const PoolUse use(*entry);
+  auto command = [name = attachment.name](ServiceShard& shard) { return shard.hand_over(name); };
+  CO_TRY(co_await loops_[attachment.loop]->run(std::move(command)));
+  attachment.served.reset();
+  attachment.is_handed_over = true;
+  co_await give_lease_back(attachment);
+  log_info("volume " + attachment.name.to_string() + " was handed over");
+  changed_.notify_all();
+  co_return Result<void>{};
 }
 
 Task<Result<HandOverAnswer>> Host::hand_over(VolumeName name) {
   CO_TRY(find_shared_pool(name.pool));
-  co_return no_leases(name.pool);
+  const NameLocks::Lock lock = co_await locks_.acquire(name.to_string());
+  CO_TRY(check_running());
+  Attachment* attachment = find_attachment(name);
+  if (attachment == nullptr || attachment->fence == nullptr || !attachment->served.has_value()) {
+    co_return Error(ErrorCode::not_found,
+                    "volume '" + name.to_string() + "' is not served here; nothing was done");
+  }
+  HandOverAnswer answer;
+  answer.volume = name;
+  const MonotonicTime began = executor_.now();
+  CO_TRY(co_await give_away(*attachment));
+  answer.duration = executor_.now() - began;
+  co_return answer;
+}
+
+// Clients may come, and what they want waits until the volume is here.
+Task<Result<void>> Host::await_volume(PoolEntry& entry, Attachment& attachment) {
+  attachment.was_served_before = false;
+  auto command = [settings = service_settings(attachment),
+                  volume = shard_volume(entry, attachment.name, attachment.record->id,
+                                        attachment.read_only)](ServiceShard& shard) {
+    return shard.await_volume(settings, volume);
+  };
+  CO_TRY(co_await loops_[attachment.loop]->run(std::move(command)));
+  attachment.state = ServiceState::open;
+  attachment.reason.clear();
+  changed_.notify_all();
+  // So that the holder listens, and hears of it at once when it is wanted.
+  auto announce = [id = attachment.record->id](LeaseKeeper& keeper) {
+    return keeper.request(id, false);
+  };
+  co_return co_await entry.leases->run(std::move(announce));
+}
+
+// A client here wants a volume that is not here.
+void Host::volume_wanted(const VolumeName& name) {
+  Attachment* attachment = find_attachment(name);
+  if (!running_ || attachment == nullptr || attachment->fence != nullptr ||
+      attachment->is_changing_hands) {
+    return;
+  }
+  attachment->is_changing_hands = true;
+  background_.spawn(take_over(name));
+}
+
+Task<void> Host::take_over(VolumeName name) {
+  log_info("volume " + name.to_string() + " is wanted here");
+  MonotonicTime next_request = executor_.now();
+  for (bool done = false; !done;) {
+    const bool with_request = executor_.now() >= next_request;
+    if (with_request) next_request = executor_.now() + limits::kLeaseRequestRepeat;
+    const auto tried = co_await try_take_over(name, with_request);
+    done = !tried.ok() || tried.value();
+    if (!tried.ok()) {
+      log_error("volume " + name.to_string() + " cannot be served: " + tried.error().message());
+    }
+    if (!done) co_await sleep_for(executor_, limits::kLeaseRequestTime);
+  }
+  if (Attachment* attachment = find_attachment(name)) attachment->is_changing_hands = false;
+}
+
+// True: it is served here now, or nobody wants it any more.
+Task<Result<bool>> Host::try_take_over(VolumeName name, bool with_request) {
+  const NameLocks::Lock lock = co_await locks_.acquire(name.to_string());
+  Attachment* attachment = find_attachment(name);
+  if (!running_ || attachment == nullptr || attachment->fence != nullptr ||
+      !attachment->record.has_value() || attachment->state == ServiceState::detaching) {
+    co_return true;
+  }
+  auto entry = find_open_pool(name.pool);
+  if (!entry.ok()) co_return false;  // once it is open again
+  const PoolUse use(*entry.value());
+  // What was given away is taken back only if nobody has had it since.
+  attachment->was_served_before = attachment->is_handed_over;
+  const auto owned = co_await take_lease(*entry.value(), *attachment);
+  if (attachment->is_fenced) co_return owned.error();
+  if (!owned.ok()) {
+    if (with_request) {
+      auto ask = [id = attachment->record->id](LeaseKeeper& keeper) {
+        return keeper.request(id, true);
+      };
+      (void)co_await entry.value()->leases->run(std::move(ask));  // else in the next round
+    }
+    co_return false;
+  }
+  const auto opened = co_await open_service(*entry.value(), *attachment);
+  if (!opened.ok()) {
+    co_await give_lease_back(*attachment);
+    log_error("volume " + name.to_string() + " cannot be served yet: " + opened.error().message());
+    co_return false;
+  }
+  attachment->mode = AttachMode::exclusive;
+  attachment->is_handed_over = false;
+  log_info("volume " + name.to_string() + " is served here now");
+  (void)co_await save_state();  // a failure is shown in the status, and tried again
+  co_return true;
 }
 
 }  // namespace holdfast

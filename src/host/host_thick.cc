@@ -19,6 +19,15 @@ std::uint64_t left_of(std::uint64_t whole, std::uint64_t part) {
 
 }  // namespace
 
+// Each host would preallocate, and give back, the spares of volumes that others use.
+Result<void> Host::check_may_be_thick(const PoolEntry& entry) {
+  if (!entry.pool->info().shared) return {};
+  return Error(ErrorCode::unsupported,
+               "pool '" + entry.name +
+                   "' is shared between hosts, and this version has thick volumes in local pools "
+                   "only; make it thin");
+}
+
 Task<Result<std::uint64_t>> Host::size_of(PoolEntry& entry, VolumeRecord volume) {
   const VolumeName name{entry.name, volume.name};
   const Attachment* attachment = find_attachment(name);
@@ -102,6 +111,9 @@ Task<Result<VolumeReport>> Host::convert_volume(ConvertVolumeRequest request) {
   CO_TRY_ASSIGN(VolumeRecord record, co_await find_volume(*entry->pool, request.name));
   if (record.thick == request.thick) {
     co_return co_await report_volume(*entry->pool, request.name, std::move(record));
+  }
+  if (request.thick) {
+    CO_TRY(check_may_be_thick(*entry));
   }
   Attachment* attachment = find_attachment(request.name);
   const bool is_open = attachment != nullptr && attachment->served.has_value();

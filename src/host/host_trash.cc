@@ -134,7 +134,7 @@ Task<Result<RemoveAnswer>> Host::remove_volume(RemoveVolumeRequest request) {
   request.now = defer == Duration{};
   CO_TRY_ASSIGN(const std::size_t snapshot_count,
                 co_await check_removable(*entry->pool, request, record.id));
-  if (!entry->knows_trash) (void)co_await load_trash(*entry);  // storage that fails says so below
+  if (is_trash_old(*entry)) (void)co_await load_trash(*entry);  // storage that fails says so below
   if (!request.now && entry->trash.size() >= limits::kTrashPerPoolMax) {
     co_return Error(ErrorCode::busy, "the trash of pool '" + name.pool + "' holds " +
                                          std::to_string(entry->trash.size()) +
@@ -231,9 +231,14 @@ Task<Result<bool>> Host::remove_trashed(PoolEntry& entry, VolumeId id, bool only
     co_return false;
   }
   VolumeName trashed_name{entry.name, volume.record.name};
-  CO_TRY_ASSIGN(const auto fence, co_await own_for_command(entry, std::move(trashed_name), id));
-  auto removed = co_await remove_for_good(entry, id, options);
-  co_await disown_after_command(entry, fence, id);
+  const auto fence = co_await own_for_command(entry, std::move(trashed_name), id);
+  Result<void> removed;
+  if (fence.ok()) {
+    removed = co_await remove_for_good(entry, id, options);
+    co_await disown_after_command(entry, fence.value(), id);
+  } else {
+    removed = fence.error();  // not_found: another host was faster
+  }
   ++entry.trash_changes;
   if (!removed.ok() && removed.error().code() != ErrorCode::not_found) {
     if (const auto failed = entry.trash.find(id); failed != entry.trash.end()) {
@@ -338,6 +343,11 @@ std::string Host::trash_advice(const PoolEntry& entry) const {
          ", which 'holdfast trash empty " + entry.name + "' frees";
 }
 
+// What other hosts of a shared pool do with it meanwhile is seen by reading it again.
+bool Host::is_trash_old(const PoolEntry& entry) {
+  return !entry.knows_trash || entry.pool->info().shared;
+}
+
 Task<Result<std::vector<TrashReport>>> Host::list_trash(std::string pool) {
   CO_TRY(check_running());
   CO_TRY_ASSIGN(const std::vector<std::string> names, pools_meant(pool));
@@ -347,7 +357,7 @@ Task<Result<std::vector<TrashReport>>> Host::list_trash(std::string pool) {
     if (!found.ok()) continue;  // of all: what is not open is in `status`
     PoolEntry& entry = *found.value();
     const PoolUse use(entry);
-    if (!entry.knows_trash) {
+    if (is_trash_old(entry)) {
       CO_TRY(co_await load_trash(entry));
     }
     const std::size_t first = reports.size();
@@ -363,7 +373,7 @@ Task<Result<std::vector<TrashReport>>> Host::list_trash(std::string pool) {
 
 // By the name it had, or else by the beginning of its id.
 Task<Result<VolumeId>> Host::find_in_trash(PoolEntry& entry, std::string item) {
-  if (!entry.knows_trash) {
+  if (is_trash_old(entry)) {
     CO_TRY(co_await load_trash(entry));
   }
   std::vector<VolumeId> found;
@@ -481,7 +491,7 @@ Task<Result<EmptyTrashAnswer>> Host::empty_trash(EmptyTrashRequest request) {
       CO_TRY_ASSIGN(const VolumeId id, co_await find_in_trash(entry, std::move(item)));
       ids.push_back(id);
     } else {
-      if (!entry.knows_trash) {
+      if (is_trash_old(entry)) {
         CO_TRY(co_await load_trash(entry));
       }
       for (const auto& [id, trashed] : entry.trash) ids.push_back(id);

@@ -121,6 +121,9 @@ Task<Result<VolumeReport>> Host::make_volume(CreateVolumeRequest request) {
   options.name = request.name.volume;
   options.size_bytes = request.size_bytes;
   options.thick = request.thick;
+  if (request.thick) {
+    CO_TRY(check_may_be_thick(*entry));
+  }
   ThickVolume* thick = nullptr;
   if (options.thick) {
     CO_TRY_ASSIGN(thick, co_await promise(*entry, options.id, options.size_bytes));

@@ -63,6 +63,28 @@ Task<Result<ServiceReport>> ServiceShard::open(ServiceSettings settings, ShardVo
   co_return *target.report();
 }
 
+Task<Result<void>> ServiceShard::await_volume(ServiceSettings settings, ShardVolume volume) {
+  VolumeService& target = service(settings);
+  co_return co_await target.await_volume(*view(volume).pool, volume.id);
+}
+
+Task<Result<void>> ServiceShard::hand_over(VolumeName name) {
+  co_return co_await services_.at(name)->hand_over();
+}
+
+Task<bool> ServiceShard::is_quiet(VolumeName name, Duration time) {
+  const auto asked = [this, &name]() -> std::optional<std::uint64_t> {
+    const auto at = services_.find(name);
+    if (at == services_.end() || !at->second->is_open()) return std::nullopt;
+    const VolumeStatistics now = at->second->volume().statistics();
+    if (now.requests_in_flight != 0) return std::nullopt;
+    return now.reads + now.writes + now.discards + now.flushes + now.errors;
+  };
+  const auto before = asked();
+  co_await sleep_for(environment_.executor, time);
+  co_return before.has_value() && asked() == before;
+}
+
 Task<Result<void>> ServiceShard::remove(VolumeName name) {
   const auto at = services_.find(name);
   if (at == services_.end()) co_return Result<void>{};

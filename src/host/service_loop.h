@@ -51,6 +51,12 @@ class ServiceShard {
   Task<std::vector<std::pair<VolumeName, Error>>> listen(std::vector<ServiceSettings> services);
   // Makes the service if it is not there, listens if it does not, opens, accepts.
   Task<Result<ServiceReport>> open(ServiceSettings settings, ShardVolume volume);
+  // The same without the volume, which is another host's: VolumeService::await_volume().
+  Task<Result<void>> await_volume(ServiceSettings settings, ShardVolume volume);
+  // See VolumeService::hand_over().
+  Task<Result<void>> hand_over(VolumeName name);
+  // Nothing was asked of an open volume for `time`, nor is anything under way.
+  Task<bool> is_quiet(VolumeName name, Duration time);
   // Closes and destroys the service, if there is one.
   Task<Result<void>> remove(VolumeName name);
   Task<Result<ServiceReport>> resize(VolumeName name, std::uint64_t size_bytes);

@@ -2,6 +2,7 @@
 #include "host/volume_service.h"
 
 #include "base/assert.h"
+#include "base/limits.h"
 #include "base/log.h"
 
 namespace holdfast {
@@ -86,9 +87,61 @@ Task<Result<void>> VolumeService::open(Pool& pool, VolumeId id, std::string snap
     CO_TRY_ASSIGN(volume_, co_await Volume::open_snapshot(environment_.executor, pool, id,
                                                           std::move(snapshot), options));
   }
-  frontend_ = make_frontend(environment_.vhost, *volume_, settings_.frontend);
+  if (frontend_ != nullptr) {  // whose clients have waited for it
+    deferred_->connect(*volume_);
+    frontend_->size_changed();
+    co_return Result<void>{};
+  }
+  BlockDevice* device = volume_.get();
+  if (options.fence != nullptr) {
+    make_deferred(volume_->info());
+    deferred_->connect(*volume_);
+    device = deferred_.get();
+  }
+  frontend_ = make_frontend(environment_.vhost, *device, settings_.frontend);
   listener_->start_accepting();
   co_return Result<void>{};
+}
+
+void VolumeService::make_deferred(BlockDeviceInfo info) {
+  const auto wanted = [](void* self) { static_cast<VolumeService*>(self)->settings_.on_wanted(); };
+  deferred_ =
+      std::make_unique<DeferredDevice>(environment_.executor, std::move(info), wanted, this);
+}
+
+Task<Result<void>> VolumeService::await_volume(Pool& pool, VolumeId id) {
+  if (frontend_ != nullptr) co_return Result<void>{};
+  CO_TRY(listen());
+  BlockDeviceInfo info;
+  CO_TRY_ASSIGN(info.size_bytes, co_await Volume::stored_size_bytes(pool, id));
+  info.name = settings_.frontend.name.volume;
+  info.id = id;
+  info.read_only = settings_.frontend.read_only;
+  make_deferred(std::move(info));
+  frontend_ = make_frontend(environment_.vhost, *deferred_, settings_.frontend);
+  listener_->start_accepting();
+  co_return Result<void>{};
+}
+
+Task<Result<void>> VolumeService::hand_over() {
+  HOLDFAST_ASSERT(is_open() && deferred_ != nullptr);
+  deferred_->disconnect();
+  const MonotonicTime deadline = environment_.executor.now() + limits::kHandOverTime;
+  const auto is_busy = [this] {
+    return volume_->statistics().requests_in_flight != 0 || deferred_->status_call_count() != 0;
+  };
+  while (is_busy() && environment_.executor.now() < deadline) {
+    co_await sleep_for(environment_.executor, 1ms);
+  }
+  if (is_busy()) {
+    deferred_->connect(*volume_);
+    co_return Error(ErrorCode::busy, "its requests did not come to an end; try again");
+  }
+  const auto closed = co_await volume_->close();
+  deferred_->forget();
+  volume_.reset();
+  closed_since_ = environment_.executor.now();
+  co_return closed;
 }
 
 // The frontend cuts its connections first, so that a client sees a lost connection (and reconnects)
@@ -98,6 +151,7 @@ Task<void> VolumeService::close() {
   listener_.reset();
   bool frontend_closed = frontend_ == nullptr;
   if (!frontend_closed) tasks_.spawn(close_frontend(&frontend_closed));
+  if (deferred_ != nullptr && volume_ == nullptr) deferred_->close();
   if (volume_ != nullptr) {
     const auto closed = co_await volume_->close();
     if (!closed.ok()) {
@@ -108,6 +162,7 @@ Task<void> VolumeService::close() {
   }
   while (!frontend_closed) co_await changed_.wait();
   frontend_.reset();
+  deferred_.reset();
   volume_.reset();
 }
 

@@ -14,6 +14,7 @@
 #include <optional>
 #include <string>
 
+#include "block/deferred_device.h"
 #include "host/commands.h"
 #include "host/frontend.h"
 #include "host/hold_policy.h"
@@ -42,6 +43,8 @@ struct ServiceEnvironment {
 struct ServiceSettings {
   FrontendSettings frontend;
   std::string socket_path;
+  // A client wants a volume that is another host's: called on the executor, once for each time.
+  std::function<void()> on_wanted = [] {};
 };
 
 // Plain data, for the host to keep.
@@ -66,7 +69,12 @@ class VolumeService {
   // The pool outlives the service.
   // With `snapshot`: that of the volume, for reading.
   Task<Result<void>> open(Pool& pool, VolumeId id, std::string snapshot, VolumeOptions options);
-  bool is_open() const { return frontend_ != nullptr; }
+  // Accepts, though the volume is another host's now: what clients want waits until open().
+  Task<Result<void>> await_volume(Pool& pool, VolumeId id);
+  // Of a volume with a fence: closes it, so that another host can have it. Clients stay, and what
+  // they want waits until open(), if ever. busy: its requests do not end; it is served as before.
+  Task<Result<void>> hand_over();
+  bool is_open() const { return frontend_ != nullptr && volume_ != nullptr; }
   Volume& volume() { return *volume_; }  // while it is open
   // Removes the socket, cuts the clients, closes the volume.
   Task<void> close();
@@ -81,6 +89,7 @@ class VolumeService {
 
  private:
   Task<void> close_frontend(bool* closed);
+  void make_deferred(BlockDeviceInfo info);
 
   const ServiceEnvironment& environment_;
   const ServiceSettings settings_;
@@ -89,6 +98,7 @@ class VolumeService {
   // In the order of their construction; torn down in reverse (but the socket goes first).
   const HoldState* opening_hold_ = nullptr;  // while the volume is being opened
   std::unique_ptr<Volume> volume_;
+  std::unique_ptr<DeferredDevice> deferred_;  // of volumes that may go to other hosts
   std::unique_ptr<Frontend> frontend_;
   std::unique_ptr<Listener> listener_;
   TaskScope tasks_;

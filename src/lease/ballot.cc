@@ -125,6 +125,9 @@ void Ballot::accept(const VolumeLeaseArea& area, std::uint64_t timestamp) {
     block_.inp = highest->inp;
     block_.inp2 = highest->inp2;
     block_.inp3 = highest->inp3;
+    // Our own from an earlier round counts; one of an earlier life of ours does not.
+    is_proposed_ = proposed_timestamp_ != 0 && block_.inp == self_.host_id &&
+                   block_.inp2 == self_.generation && block_.inp3 == proposed_timestamp_;
   } else {
     block_.inp = self_.host_id;
     block_.inp2 = self_.generation;

@@ -78,7 +78,7 @@ class Ballot {
   void accept(const VolumeLeaseArea& area, std::uint64_t timestamp);
   // The value was proposed by this very ballot: one that an earlier life of ours had proposed is
   // not ours to use.
-  bool is_own_value() const { return is_proposed_ && block_.inp3 == proposed_timestamp_; }
+  bool is_own_value() const { return is_proposed_; }
   // After the second go_on: the outcome, to be written whoever has won.
   format::LeaseLeader result(const format::LeaseLeader& before, std::uint64_t timestamp) const;
 
@@ -87,8 +87,8 @@ class Ballot {
   const std::uint64_t hosts_max_;
   const std::uint64_t lver_;
   format::LeaseBlock block_;
-  bool is_proposed_ = false;
-  std::uint64_t proposed_timestamp_ = 0;
+  bool is_proposed_ = false;               // `block_` has our own value
+  std::uint64_t proposed_timestamp_ = 0;   // of our own value, once there is one
 };
 
 }  // namespace holdfast

@@ -147,7 +147,7 @@ class LeaseKeeper {
   Task<Result<format::LeaseLeader>> read_leader(Area& area);
   Task<Result<void>> write_sector(Area& area, std::uint64_t offset_bytes);
   Task<Result<void>> write_leader(Area& area, format::LeaseLeader leader);
-  Task<Result<void>> write_block(Area& area, format::LeaseBlock block);
+  Task<Result<void>> write_block(Area& area, HostIdentity self, format::LeaseBlock block);
   Task<Result<std::optional<format::LeaseLeader>>> stand(Area& area, std::uint64_t lver);
   Task<Result<LeaseHolder>> judge(Area& area, VolumeLeaseArea* found);
   LeaseHolder describe(const VolumeLeaseArea& area, HostIdentity identity, LeaseClaim claim) const;

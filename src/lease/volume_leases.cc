@@ -77,9 +77,13 @@ Task<Result<void>> LeaseKeeper::write_leader(Area& area, LeaseLeader leader) {
   co_return co_await write_sector(area, 0);
 }
 
-Task<Result<void>> LeaseKeeper::write_block(Area& area, LeaseBlock block) {
+// Into the sector of that identity, as long as it is ours.
+Task<Result<void>> LeaseKeeper::write_block(Area& area, HostIdentity self, LeaseBlock block) {
+  if (self_ != self) {
+    co_return Error(ErrorCode::busy, "this host has lost its host id in the pool: " + problem_);
+  }
   format::encode_lease_block(block, area.sector.span(0, geometry_.sector_bytes));
-  co_return co_await write_sector(area, format::block_offset(geometry_, self_->host_id));
+  co_return co_await write_sector(area, format::block_offset(geometry_, self.host_id));
 }
 
 // --- Elections ---
@@ -88,17 +92,18 @@ Task<Result<void>> LeaseKeeper::write_block(Area& area, LeaseBlock block) {
 // not certain, so look again.
 Task<Result<std::optional<LeaseLeader>>> LeaseKeeper::stand(Area& area, std::uint64_t lver) {
   const std::optional<LeaseLeader> nothing;
+  if (!self_.has_value()) co_return nothing;
   const HostIdentity self = *self_;
   Ballot ballot(self, geometry_.hosts_max(), lver);
   CO_TRY_ASSIGN(VolumeLeaseArea found, co_await read(area));
   for (std::uint32_t round = 0; round < limits::kLeaseBallotRounds; ++round) {
-    if (!self_.has_value() || *self_ != self) co_return nothing;
+    if (self_ != self) co_return nothing;
     if (found.leader.lver >= lver) co_return nothing;
     ballot.choose_number(found);
     Ballot::Verdict verdict = Ballot::Verdict::go_on;
     for (const int phase : {1, 2}) {
       if (phase == 2) ballot.accept(found, seconds());
-      CO_TRY(co_await write_block(area, ballot.block()));
+      CO_TRY(co_await write_block(area, self, ballot.block()));
       CO_TRY_ASSIGN(found, co_await read(area));
       verdict = ballot.judge(found);
       if (verdict != Ballot::Verdict::go_on) break;
@@ -110,6 +115,7 @@ Task<Result<std::optional<LeaseLeader>>> LeaseKeeper::stand(Area& area, std::uin
       CO_TRY_ASSIGN(found, co_await read(area));
       continue;
     }
+    if (self_ != self) co_return nothing;
     const LeaseLeader result = ballot.result(found.leader, seconds());
     CO_TRY(co_await write_leader(area, result));
     // An old write of anybody's may land at any time: the outcome counts when all of it is there.
@@ -205,19 +211,23 @@ Task<Result<AcquireAnswer>> LeaseKeeper::acquire(VolumeId volume, AcquireOptions
       area = std::move(held->area);
       continue;
     }
-    held->fence = std::make_shared<Fence>(Epoch{won->lver}, deadline());
-    answer.fence = held->fence;
     if (found.request != format::LeaseRequest{}) {
+      // It was for the owner before us; if it stays, it is ignored all the same, or heard in vain.
       format::encode_lease_request({}, area->sector.span(0, geometry_.sector_bytes));
-      CO_TRY(co_await write_sector(*area, format::request_offset(geometry_)));
+      (void)co_await write_sector(*area, format::request_offset(geometry_));
     }
+    // From here on nothing is awaited.
+    if (self_ != self) continue;
+    held->fence = std::make_shared<Fence>(Epoch{won->lver}, deadline());
+    held->is_lapsed = term != term_;  // renew() takes it again
+    if (held->is_lapsed) held->fence->extend(BootTime{});
+    answer.fence = held->fence;
     const std::uint64_t before = found.leader.owner_id;
     if (before != 0 && before <= own_bits_.size() && own_bits_[before - 1]) {
       own_bits_[before - 1] = false;
       bits_changed_ = true;
     }
     held->area = std::move(area);
-    if (term != term_) held->is_lapsed = true;  // renew() takes it again
     held_[volume] = std::move(held);
     co_return answer;
   }
@@ -226,12 +236,16 @@ Task<Result<AcquireAnswer>> LeaseKeeper::acquire(VolumeId volume, AcquireOptions
 }
 
 Task<Result<void>> LeaseKeeper::release(VolumeId volume) {
-  const auto at = held_.find(volume);
+  auto at = held_.find(volume);
   if (at == held_.end()) co_return Result<void>{};
   const bool was_lost = at->second->is_gone;
   at->second->fence->lose();
   at->second->is_gone = true;
-  while (at->second->busy) co_await changed_.wait();
+  while (at != held_.end() && at->second->busy) {
+    co_await changed_.wait();
+    at = held_.find(volume);
+  }
+  if (at == held_.end()) co_return Result<void>{};
   const std::unique_ptr<Held> held = std::move(at->second);
   held_.erase(at);
   if (was_lost) co_return Result<void>{};
@@ -240,45 +254,55 @@ Task<Result<void>> LeaseKeeper::release(VolumeId volume) {
 
 Task<Result<void>> LeaseKeeper::let_go(Held& held) {
   Area& area = *held.area;
-  if (!self_.has_value()) co_return Result<void>{};
+  const HostIdentity self{held.leader.owner_id, held.leader.owner_generation};
   CO_TRY_ASSIGN(VolumeLeaseArea found, co_await read(area));
-  auto& own = found.blocks[self_->host_id - 1];
+  auto& own = found.blocks[self.host_id - 1];
   if (own.has_value()) {
     own->released = true;
-    CO_TRY(co_await write_block(area, *own));
+    CO_TRY(co_await write_block(area, self, *own));
   }
   CO_TRY_ASSIGN(LeaseLeader leader, co_await read_leader(area));
-  if (leader != held.leader) co_return Result<void>{};  // somebody has taken it, or wrote it for us
+  // Somebody has taken it, or wrote it for us; or we are not who we were.
+  if (leader != held.leader || self_ != self) co_return Result<void>{};
   leader.timestamp = 0;
   leader.short_hold = false;
-  leader.write_id = self_->host_id;
-  leader.write_generation = self_->generation;
+  leader.write_id = self.host_id;
+  leader.write_generation = self.generation;
   leader.write_timestamp = seconds();
   co_return co_await write_leader(area, leader);
 }
 
 // The host lease has lapsed and is renewed: who else has decided to take the volume meanwhile does
-// it in a ballot, so winning one shows that nobody has, and that nobody can before we lapse again.
+// it in a ballot, so winning the one right after ours shows that nobody has, and that nobody can
+// before we lapse again.
 Task<void> LeaseKeeper::take_again(VolumeId volume) {
   Held& held = *held_.at(volume);
   held.busy = true;
+  bool is_taken = false;
   for (std::uint32_t tries = 0; tries < limits::kLeaseAcquireTries && !held.is_gone; ++tries) {
     const std::uint64_t term = term_;
     const auto found = co_await read(*held.area);
     if (!found.ok() || held.is_gone || !self_.has_value()) break;  // the next renewal tries again
     const LeaseLeader& leader = found->leader;
-    if (leader.owner_id != held.leader.owner_id ||
-        leader.owner_generation != held.leader.owner_generation || leader.lver < held.leader.lver) {
-      log_error("volume " + volume.to_string() + " was taken over by host id " +
-                std::to_string(leader.owner_id) + "; it is fenced here");
+    const std::uint64_t lver = Ballot::next_lver(found.value());
+    // The ownership right after the one we know of is ours, too, if it says so: of a ballot whose
+    // end we have not seen. Anything beyond it may hide somebody between.
+    is_taken = leader.owner_id != held.leader.owner_id ||
+               leader.owner_generation != held.leader.owner_generation ||
+               leader.lver < held.leader.lver || leader.lver > held.leader.lver + 1 ||
+               lver != leader.lver + 1;
+    if (is_taken) {
+      log_error("volume " + volume.to_string() + " was taken over by another host; it is fenced here");
       held.fence->lose();
       held.is_gone = true;
       break;
     }
-    const auto won = co_await stand(*held.area, Ballot::next_lver(found.value()));
+    held.leader = leader;
+    const auto won = co_await stand(*held.area, lver);
     if (!won.ok()) break;
-    if (!won->has_value() || held.is_gone || term != term_) continue;
+    if (!won->has_value() || held.is_gone) continue;
     held.leader = won.value().value();
+    if (term != term_) continue;
     held.is_lapsed = false;
     if (executor_.boot_time() < deadline()) held.fence->extend(deadline());
     log_info("volume " + volume.to_string() + " is still ours, and goes on");
@@ -286,7 +310,7 @@ Task<void> LeaseKeeper::take_again(VolumeId volume) {
   }
   held.busy = false;
   changed_.notify_all();
-  if (held.is_gone && held.fence->is_lost() && held_.contains(volume)) held_.erase(volume);
+  if (is_taken) held_.erase(volume);
 }
 
 Task<Result<LeaseHolder>> LeaseKeeper::show(VolumeId volume) {
