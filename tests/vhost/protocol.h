@@ -50,6 +50,7 @@ inline constexpr std::uint32_t kNeedReplyFlag = 1U << 3U;
 // Protocol features, as bit numbers.
 enum : std::uint32_t {
   kProtocolMq = 0,
+  kProtocolLogMemory = 1,
   kProtocolReplyAck = 3,
   kProtocolBackendRequest = 5,
   kProtocolConfig = 9,

@@ -474,6 +474,21 @@ TEST_F(VhostLogTest, ToLogWithoutALogEndsASessionWhoseQueuesRun) {
   EXPECT_EQ(fault_count(VhostFault::message_refused), 1u);
 }
 
+TEST_F(VhostLogTest, AFrontEndThatCannotShareALogMayTakeTheFeature) {
+  start(options_);
+  const std::uint64_t unshared = TestFrontend::kProtocolFeatures & ~bit(kProtocolLogMemory);
+  ASSERT_TRUE(frontend_->tell_u64(MessageType::set_protocol_features, unshared));
+  frontend_->want_logging(true);
+  EXPECT_TRUE(frontend_->tell_u64(MessageType::set_features, frontend_->features()));
+  EXPECT_TRUE(frontend_->perform(0, BlkType::in, 0, {{0, 4096}}).has_value());
+  EXPECT_EQ(fault_count(), 0u);
+  // It can after all, and has not: what it would miss is not shown.
+  ASSERT_TRUE(
+      frontend_->tell_u64(MessageType::set_protocol_features, TestFrontend::kProtocolFeatures));
+  EXPECT_FALSE(frontend_->perform(0, BlkType::in, 0, {{0, 4096}}).has_value());
+  EXPECT_NE(fault_count(VhostFault::log_out_of_range), 0u);
+}
+
 TEST_F(VhostLogTest, QueuesThatWaitForALogStartWhenLoggingIsSwitchedOff) {
   make_daemon();
   make_guest(options_);

@@ -168,7 +168,7 @@ Session::Answer Session::refuse(const std::string& why) {
 Session::Answer Session::set_features(std::uint64_t features) {
   if ((features & ~offered_features()) != 0) return refuse("features that were not offered");
   features_ = features;
-  device_.is_logging = (features & bit(kFeatureLogAll)) != 0;
+  device_.is_logging = is_log_wanted(features);
   if (!device_.is_logging) device_.log.drop();
   device_.event_index = (features & bit(kRingFeatureEventIndex)) != 0;
   device_.indirect = (features & bit(kRingFeatureIndirect)) != 0;
@@ -179,7 +179,14 @@ Session::Answer Session::set_features(std::uint64_t features) {
 // QEMU calls abort() when logging is refused, but takes a back-end that goes away for what it is:
 // it connects again, and says again how to log.
 bool Session::must_log_without_log(std::uint64_t features) const {
-  return (features & bit(kFeatureLogAll)) != 0 && !device_.log.is_there() && is_any_queue_active();
+  return is_log_wanted(features) && !device_.log.is_there() && is_any_queue_active();
+}
+
+// A front-end that takes every feature that is offered, but could never share a log, does not mean
+// it.
+bool Session::is_log_wanted(std::uint64_t features) const {
+  return (features & bit(kFeatureLogAll)) != 0 &&
+         (protocol_features_ & bit(kProtocolLogMemory)) != 0;
 }
 
 // A driver that knows neither flushes nor the switch expects every write to be durable (virtio 1.1,
@@ -192,6 +199,7 @@ void Session::choose_write_through() {
 Session::Answer Session::set_protocol_features(std::uint64_t features) {
   if ((features & ~kProtocolFeatures) != 0) return refuse("protocol features not offered");
   protocol_features_ = features;
+  device_.is_logging = is_log_wanted(features_);
   return {};
 }
 

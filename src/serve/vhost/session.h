@@ -101,6 +101,7 @@ class Session {
   std::uint64_t offered_features() const;
   void choose_write_through();
   bool must_log_without_log(std::uint64_t features) const;
+  bool is_log_wanted(std::uint64_t features) const;
   void find_rings_again();
 
   VhostServer& server_;

@@ -77,6 +77,30 @@ TEST_F(HostileMessages, LengthsThatLieEndTheSessionAtMost) {
   }
 }
 
+TEST_F(HostileMessages, LogsOfWrittenPagesThatCannotBeUsed) {
+  struct Log {
+    std::uint64_t size_bytes;
+    std::uint64_t offset_bytes;
+  };
+  const Fd memory = memory_file(4096);
+  const Fd event(eventfd(0, EFD_CLOEXEC));
+  const std::vector<std::vector<int>> file_lists = {
+      {}, {memory.number()}, {event.number()}, {memory.number(), memory.number()}};
+  for (const bool is_shared : {false, true}) {
+    DeviceOptions options = Client::default_options();
+    if (is_shared) options.protocol_features |= bit(kProtocolLogMemory);
+    for (const Log log : {Log{0, 0}, Log{1, 0}, Log{4097, 0}, Log{4096, 1}, Log{4096, ~0ULL},
+                          Log{~0ULL, 0}, Log{~0ULL, ~0ULL}, Log{1ULL << 40, 0}}) {
+      for (const std::vector<int>& files : file_lists) {
+        client_.reset();
+        open(options);
+        send(kSetLogBase, bytes_of(log), files);
+        send(kSetLogFd, {}, files);
+      }
+    }
+  }
+}
+
 TEST_F(HostileMessages, AHugeLengthIsNotWaitedFor) {
   for (const std::uint32_t bytes : {0xffff'ffffU, 0x8000'0000U, 0x10'0000U, 0x1'0000U}) {
     const auto connection = connect();
