@@ -198,6 +198,22 @@ proctype Keeper(byte h) {
 #define QUIET(h) (orphan[h] || (late[h].kind != LEADER && late[h].kind != DBLOCK))
 #endif
 
+/* What the leader, read again, says of the version that a ballot is about. */
+#ifdef LEADER_NOT_READ_AGAIN
+#define KNOWN(v) false
+#define PASSED(v) false
+#else
+#define KNOWN(v) (leader.lver == v)
+#define PASSED(v) (leader.lver > v)
+#endif
+
+/* A daemon starts only when no write of the one before it to the volume's lease is on its way. */
+#ifdef PREDECESSOR_IGNORED
+#define SETTLED(h) true
+#else
+#define SETTLED(h) (late[h].kind != LEADER && late[h].kind != DBLOCK)
+#endif
+
 /* The owner's own dblock says that it released, though somebody else wrote the leader for it. */
 #ifdef RELEASED_OF_ANY_VERSION
 #define OWNER_RELEASED (leader.writer != leader.owner && dblock[leader.owner].released)
@@ -228,26 +244,6 @@ inline choose_ballot() {
     :: else -> break
     od;
     q = 1;
-#endif
-#ifndef CONTESTED_IS_MINE
-    /* The leader that we wrote says it is ours, but not all the ballots: decide the same version again. */
-    if
-    :: refused && leader.owner == h && !ahead ->
-         do
-         :: q < SLOTS ->
-              if
-              :: dblock[q].lver == leader.lver && dblock[q].inp != 0 && dblock[q].bal > high ->
-                   high = dblock[q].bal;
-                   redo = (dblock[q].inp != leader.owner || dblock[q].inp2 != leader.gen)
-              :: else
-              fi;
-              q++
-         :: else -> break
-         od;
-         q = 1; high = 0;
-         if :: redo -> next = leader.lver :: else fi
-    :: else
-    fi;
 #endif
     mbal = 0;
     do
@@ -300,44 +296,56 @@ inline look_at_dblocks() {
 #define UNBROKEN(h) valid[h]
 #endif
 
-#define CLEAR next = 0; mbal = 0; inp = 0; inp2 = 0; mine = 0; ahead = 0; redo = 0; see = 0; see2 = 0; verdict = 0; \
+/* Outbid. The random pause before the next round is, for liveness, that one of them has a round undisturbed. */
+#ifdef LIVENESS
+#define NEXT_ROUND mbal = mbal + SLOTS; assert(mbal <= MBAL_MAX); trying[h] = 0; goto pause
+#else
+#define NEXT_ROUND mbal = mbal + SLOTS; if :: mbal > MBAL_MAX -> goto done :: else -> goto try fi
+#endif
+
+#ifdef LIVENESS
+bit trying[SLOTS];
+#define CLEAR_TRYING trying[h] = 0
+#else
+#define CLEAR_TRYING skip
+#endif
+
+#define CLEAR CLEAR_TRYING; next = 0; mbal = 0; inp = 0; inp2 = 0; mine = 0; ahead = 0; see = 0; see2 = 0; verdict = 0; \
   high = 0; ok = 0; was_owner = 0; was_gen = 0; lapsed[h] = 0; ballot[h] = 0
 
 proctype Host(byte h) {
   byte next, mbal, inp, inp2, was_owner, was_gen;
   byte see, see2, verdict, high, q;
-  bit mine, ahead, redo, refused, ok;
+  bit mine, ahead, ok;
 
 idle:
   atomic {
     CLEAR;
     if
-    /* A free host wants the volume; one whose deadline went by wants to go on. */
-    :: up[h] && !expelled[h] && valid[h] && QUIET(h) && (own[h] == 0 || !open[h]) -> goto look
-    :: up[h] && own[h] != 0 -> goto release
-    :: up[h] && own[h] == 0 && !expelled[h] && QUIET(h) && (late[h].kind == NONE || orphan[h]) && crashes > 0 -> crashes--; goto shutdown
+    /* A host that has nothing wants the volume; one whose deadline went by wants to go on. */
+    :: up[h] && !expelled[h] && valid[h] && QUIET(h) && (own[h] == 0 || !open[h]) ->
+         /* It reads the leader and all dblocks. */
+         ballot[h] = 1;
+         choose_ballot();
+         if
+#ifdef LVER_REUSED
+         :: leader.free && leader.owner == h && own[h] == 0 -> next = leader.lver; goto grant
+#endif
+         :: own[h] != 0 && (leader.lver != own[h] || leader.owner != h || leader.gen != gen[h] || leader.free ||
+                            ahead) -> own[h] = 0; goto idle  /* lost */
+         :: next > LVER_MAX || mbal > MBAL_MAX -> goto done
+         :: else ->
+              if
+              :: ahead || leader.free || leader.lver == 0 || OWNER_RELEASED -> goto try
+              :: leader.owner == h && leader.gen <= gen[h] -> goto try
+              :: else -> was_owner = leader.owner; was_gen = leader.gen; goto judge
+              fi
+         fi
+    :: up[h] && own[h] != 0 -> own[h] = 0; open[h] = 0; goto retract
+    :: up[h] && own[h] == 0 && !expelled[h] && QUIET(h) && (late[h].kind == NONE || orphan[h]) && crashes > 0 ->
+         crashes--; goto shutdown
     :: expelled[h] -> goto crashed
     OR_CRASH
-    fi
-  }
-
-look:
-  /* The leader and all dblocks. */
-  atomic {
-    if :: valid[h] -> ballot[h] = 1 :: else -> refused = 0; goto idle fi;
-    choose_ballot();
-    refused = 0;
-    if
-    :: own[h] != 0 && !(leader.owner == h && leader.gen == gen[h] && leader.lver == own[h] && !leader.free &&
-                        next == own[h] + 1 && !redo) ->
-         own[h] = 0; goto idle  /* lost */
-    :: next > LVER_MAX || mbal > MBAL_MAX -> goto done
-    :: else ->
-         if
-         :: ahead || leader.free || leader.lver == 0 || OWNER_RELEASED -> goto try
-         :: leader.owner == h && leader.gen <= gen[h] -> goto try
-         :: else -> was_owner = leader.owner; was_gen = leader.gen
-         fi
     fi
   }
 
@@ -345,26 +353,45 @@ judge:
   /* The owner's delta lease, read after the leader. */
   atomic {
     if
-    :: OWNER_FREE(was_owner, was_gen) || OWNER_NEWER(was_owner, was_gen) -> goto try
+    :: true ->
+         if
+         :: OWNER_FREE(was_owner, was_gen) || OWNER_NEWER(was_owner, was_gen) -> goto try
 #ifdef TAKE_WITHOUT_WAITING
-    :: else -> goto try
+         :: else -> goto try
 #else
-    :: stale[was_owner] && !delta[was_owner].free -> goto try
-    :: else -> goto idle
+         :: stale[was_owner] && !delta[was_owner].free -> goto try
+         :: else -> goto idle
 #endif
+         fi
     OR_CRASH
     fi
   }
 
+#ifdef LIVENESS
+pause:
+  atomic {
+    if
+    :: !trying[3 - h]
+    OR_CRASH
+    fi
+  }
+#endif
+
 try:
   atomic {
     was_owner = 0; was_gen = 0; ahead = 0; see = 0; see2 = 0; inp = 0; inp2 = 0;
+#ifdef LIVENESS
+    trying[h] = 1;
+#endif
     if
-    :: leader.lver == next && !(redo && leader.owner == h) ->
-         learn(next, leader.owner, leader.gen);
-         inp = leader.owner; inp2 = leader.gen; goto result
-    :: leader.lver > next -> goto idle
-    :: leader.lver < next || (redo && leader.lver == next && leader.owner == h)
+    :: true ->
+         if
+         :: KNOWN(next) ->
+              learn(next, leader.owner, leader.gen);
+              inp = leader.owner; inp2 = leader.gen; goto result
+         :: PASSED(next) -> goto idle
+         :: else
+         fi
     OR_CRASH
     fi
   }
@@ -399,13 +426,13 @@ read1:
        verdict = 0; high = 0; see = 0; see2 = 0;
 #endif
        if
-       :: verdict == 1 -> verdict = 0; high = 0; see = 0; see2 = 0; goto again
+       :: verdict == 1 -> verdict = 0; high = 0; see = 0; see2 = 0; NEXT_ROUND
        :: verdict == 2 -> goto idle
        :: else
        fi;
        if
        :: high != 0 -> inp = see; inp2 = see2
-       :: else -> inp = h; inp2 = gen[h]; mine = !redo
+       :: else -> inp = h; inp2 = gen[h]; mine = 1
        fi;
        high = 0; see = 0; see2 = 0
     OR_CRASH
@@ -429,7 +456,7 @@ read2:
        look_at_dblocks();
        high = 0; see = 0; see2 = 0;
        if
-       :: verdict == 1 -> verdict = 0; goto again
+       :: verdict == 1 -> verdict = 0; NEXT_ROUND
        :: verdict == 2 -> goto idle
        :: else
        fi
@@ -437,15 +464,18 @@ read2:
     fi
   }
 
-#ifndef COMMIT_WITHOUT_REREADING
+#ifndef COMMITTED_UNREAD
 reread:
   atomic {
     if
-    :: leader.lver == next && !(redo && leader.owner == h) ->
-         learn(next, leader.owner, leader.gen);
-         inp = leader.owner; inp2 = leader.gen; goto result
-    :: leader.lver > next -> goto idle
-    :: leader.lver < next || (redo && leader.lver == next && leader.owner == h)
+    :: true ->
+         if
+         :: KNOWN(next) ->
+              learn(next, leader.owner, leader.gen);
+              inp = leader.owner; inp2 = leader.gen; goto result
+         :: PASSED(next) -> goto idle
+         :: else
+         fi
     OR_CRASH
     fi
   }
@@ -463,66 +493,57 @@ commit:
   }
 
 result:
-  atomic {
-    if
-    :: inp == h && inp2 == gen[h] && PROPOSED -> skip
-    :: else -> goto idle
-    OR_CRASH
-    fi
-  }
-
-#ifndef NOT_VERIFIED
-verify:
-  /* Leader and own dblock must say so, and no other dblock something else. */
+  /* Ours, if leader and own dblock still say so, and no other dblock something else. */
   atomic {
     if
     :: true ->
-       d_step {
-         verdict = (leader.lver != next || leader.owner != h || leader.gen != inp2 ||
-                    dblock[h].lver != next || dblock[h].inp != h || dblock[h].inp2 != inp2);
-         q = 1;
-         do
-         :: q < SLOTS ->
-              if
-              :: dblock[q].lver > next -> verdict = 1
-              :: dblock[q].lver == next && dblock[q].inp != 0 &&
-                 (dblock[q].inp != h || dblock[q].inp2 != inp2) -> verdict = 1
-              :: else
-              fi;
-              q++
-         :: else -> break
-         od;
-         q = 0
-       }
-       if :: verdict != 0 -> CLEAR; refused = 1; goto look :: else fi
+         if
+         :: inp != h || inp2 != gen[h] || !PROPOSED -> goto idle
+#ifndef NOT_VERIFIED
+         :: else ->
+            d_step {
+              verdict = (leader.lver != next || leader.owner != h || leader.gen != inp2 ||
+                         dblock[h].lver != next || dblock[h].inp != h || dblock[h].inp2 != inp2);
+              q = 1;
+              do
+              :: q < SLOTS ->
+                   if
+                   :: dblock[q].lver > next -> verdict = 1
+                   :: dblock[q].lver == next && dblock[q].inp != 0 &&
+                      (dblock[q].inp != h || dblock[q].inp2 != inp2) -> verdict = 1
+                   :: else
+                   fi;
+                   q++
+              :: else -> break
+              od;
+              q = 0
+            }
+            if :: verdict != 0 -> goto idle :: else fi
+#else
+         :: else
+#endif
+         fi
     OR_CRASH
     fi
   }
-#endif
 
 grant:
   atomic {
     if
-    :: IN_TIME(h) && !expelled[h] ->
-         /* Each ownership has a higher version than all before it. */
-         assert(next > granted);
-         granted = next;
-         own[h] = next;
-         open[h] = valid[h];
-         check_one_writer()
-    :: else
+    :: true ->
+         if
+         :: IN_TIME(h) && !expelled[h] ->
+              /* Each ownership has a higher version than all before it. */
+              assert(next > granted);
+              granted = next;
+              own[h] = next;
+              open[h] = valid[h];
+              check_one_writer()
+         :: else
+         fi
     OR_CRASH
     fi;
     goto idle
-  }
-
-again:
-  atomic {
-    mbal = mbal + SLOTS;
-    if
-    :: mbal > MBAL_MAX -> goto done
-    :: else -> goto try
-    fi
   }
 
 failed:
@@ -533,9 +554,6 @@ failed:
     OR_CRASH
     fi
   }
-
-release:
-  atomic { own[h] = 0; open[h] = 0; CLEAR }
 
 retract:
   atomic {
@@ -550,8 +568,11 @@ retract:
 release_read:
   atomic {
     if
-    :: leader.writer != h || leader.owner != h || leader.gen != gen[h] || leader.free -> goto idle
-    :: else -> CLEAR; next = leader.lver
+    :: true ->
+         if
+         :: leader.writer != h || leader.owner != h || leader.gen != gen[h] || leader.free -> goto idle
+         :: else -> CLEAR; next = leader.lver
+         fi
     OR_CRASH
     fi
   }
@@ -577,10 +598,13 @@ shutdown:
   }
 
 crashed:
-  atomic { CLEAR; refused = 0; up[h] = 0; own[h] = 0; open[h] = 0; orphan[h] = (late[h].kind != NONE) }
+  atomic { CLEAR; up[h] = 0; own[h] = 0; open[h] = 0; orphan[h] = (late[h].kind != NONE) }
 
 down:
   atomic {
+    if
+    :: SETTLED(h)
+    fi;
     if
     :: !expelled[h] && !forgot[h] && delta[h].gen == gen[h] && !delta[h].free && UNBROKEN(h) ->
          stale[h] = 0; valid[h] = 1; up[h] = 1; goto idle
@@ -596,8 +620,11 @@ rejoin:
   /* After 2N. */
   atomic {
     if
-    :: delta[h].gen == gen[h] && !delta[h].free && valid[h] -> forgot[h] = 0; up[h] = 1; goto idle
-    :: else -> goto crashed
+    :: true ->
+         if
+         :: delta[h].gen == gen[h] && !delta[h].free && valid[h] -> forgot[h] = 0; up[h] = 1; goto idle
+         :: else -> goto crashed
+         fi
     OR_CRASH
     fi
   }
@@ -612,6 +639,15 @@ init {
     do
     :: h < SLOTS ->
          delta[h].gen = 1; gen[h] = 1; valid[h] = 1; up[h] = 1;
+#ifdef OWNED
+         if
+         :: h == HOSTS ->
+              leader.lver = 1; leader.owner = h; leader.gen = 1; leader.writer = h; own[h] = 1; open[h] = 1;
+              dblock[h].lver = 1; dblock[h].mbal = h; dblock[h].bal = h; dblock[h].inp = h; dblock[h].inp2 = 1;
+              granted = 1; chosen[1] = h * 16 + 1
+         :: else
+         fi;
+#endif
          run Host(h); run Clock(h); run Keeper(h); run Storage(h);
          h++
     :: else -> break
@@ -619,3 +655,12 @@ init {
     h = 0
   }
 }
+
+#ifdef LIVENESS
+/*
+ * The lease never gets stuck: it is granted again (and again), or at least decided up to the last version of the
+ * model. (A version may be lost: its winner lapsed meanwhile, or was not sure of it. Two that are slow in turn can lose
+ * one after the other.)
+ */
+ltl obtained { <> (granted >= LIVENESS || leader.lver == LVER_MAX) }
+#endif
