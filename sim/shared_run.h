@@ -75,6 +75,7 @@ class SharedRun {
     std::unique_ptr<Volume> volume;
     std::shared_ptr<const Fence> fence;
     std::uint64_t epoch = 0;
+    double clock_rate = 1;
     std::uint32_t operations_left = 0;
     std::uint32_t workers = 0;
     bool is_serving = false;
@@ -93,6 +94,7 @@ class SharedRun {
   void kill(std::size_t number);
   void schedule_trouble();
   void make_trouble();
+  Duration pause_length(const Process& process);
   std::size_t owner_or_any();
   void trace(const std::string& line);
 

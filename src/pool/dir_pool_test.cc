@@ -383,9 +383,10 @@ TEST_F(DirPoolTest, AFreshFileSystemAndAnInterruptedCreationAreEmptyEnough) {
 TEST_F(DirPoolTest, OptionsOutOfRangeAreRefused) {
   PoolCreateOptions shared;
   shared.shared = true;
+  shared.io_timeout_seconds = 0;
   const std::string location = "dir:" + harness_.directory() + "/other";
   EXPECT_EQ(run(create_pool(harness_.context("x"), location, shared)).error().code(),
-            ErrorCode::unsupported);
+            ErrorCode::invalid_argument);
   for (const std::uint64_t bytes : {std::uint64_t{0}, 512 * kKiB, kMiB + 4096, 2 * kGiB}) {
     PoolCreateOptions options;
     options.segment_bytes = bytes;
