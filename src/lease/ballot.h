@@ -87,8 +87,8 @@ class Ballot {
   const std::uint64_t hosts_max_;
   const std::uint64_t lver_;
   format::LeaseBlock block_;
-  bool is_proposed_ = false;               // `block_` has our own value
-  std::uint64_t proposed_timestamp_ = 0;   // of our own value, once there is one
+  bool is_proposed_ = false;              // `block_` has our own value
+  std::uint64_t proposed_timestamp_ = 0;  // of our own value, once there is one
 };
 
 }  // namespace holdfast

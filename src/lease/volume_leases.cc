@@ -292,7 +292,8 @@ Task<void> LeaseKeeper::take_again(VolumeId volume) {
                leader.lver < held.leader.lver || leader.lver > held.leader.lver + 1 ||
                lver != leader.lver + 1;
     if (is_taken) {
-      log_error("volume " + volume.to_string() + " was taken over by another host; it is fenced here");
+      log_error("volume " + volume.to_string() +
+                " was taken over by another host; it is fenced here");
       held.fence->lose();
       held.is_gone = true;
       break;
