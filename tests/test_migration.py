@@ -5,7 +5,7 @@ the frontends owe a migration, whoever owns the volume before and after it."""
 import unittest
 
 from support import guest, migration, mounts, programs
-from support.daemon import MIB
+from support.daemon import MIB, Daemon
 from support.guest_test import GuestTest, Load
 
 LOAD_BYTES = 64 * MIB
@@ -113,6 +113,86 @@ class Migration(MigrationTest):
         destination = migration.incoming(self, "destination", disk)
         migration.migrate(source, destination)
         self.check(load, destination)
+
+
+class MigrationBetweenHosts(MigrationTest):
+    """Two daemons, two hosts, one shared pool: the volume moves with the machine."""
+
+    def make_pool(self):
+        path = self.directory / "store"
+        self.daemon.create_pool(path=path, shared=True)
+        self.other = Daemon(self.directory, name="other")
+        self.addCleanup(self.other.end)
+        self.other.start()
+        self.other.call("pool", "open", "pool", f"dir:{path}")
+
+    def tearDown(self):
+        result = self._outcome.result
+        if len(result.failures) + len(result.errors) > self._failures_before:
+            print(self.other.log_tail(), flush=True)
+        super().tearDown()
+
+    def owner(self, daemon):
+        return daemon.volume()["attachment"]["lease"]["state"]
+
+    def migrate_there_and_back(self, protocol, disk):
+        self.daemon.call("volume", "create", "pool/disk", "--size", "256M")
+        first = disk(self.daemon.call("attach", "pool/disk", protocol)["socket"])
+        second = disk(self.other.call("attach", "pool/disk", protocol, "--incoming")["socket"])
+        source, load = self.boot_with_load(first)
+        destination = migration.incoming(self, "destination", second)
+        self.assertEqual(self.owner(self.daemon), "held", "nobody has asked for it yet")
+        migration.migrate(source, destination)
+        load.guest = destination
+        load.wait_for_writes()
+        self.assertEqual(self.owner(self.other), "held")
+        self.assertEqual(self.owner(self.daemon), "handed-over")
+        source.end()
+        self.daemon.call("detach", "pool/disk")
+        # And back, which needs nobody to have remembered anything.
+        self.daemon.call("attach", "pool/disk", protocol, "--incoming")
+        back = migration.incoming(self, "back", first)
+        migration.migrate(destination, back)
+        done = self.check(load, back)
+        destination.end()
+        print(f"over {protocol}: {done}", flush=True)
+        self.assertEqual(self.owner(self.daemon), "held")
+
+    def test_a_guest_takes_its_volume_along_over_vhost_user(self):
+        self.migrate_there_and_back("--vhost", guest.vhost_disk)
+
+    def test_a_guest_takes_its_volume_along_over_nbd(self):
+        # Without a geometry QEMU guesses one, by a read when it starts: that would ask for the
+        # volume while the machine still runs elsewhere, and QEMU would wait for the answer.
+        self.migrate_there_and_back("--nbd", lambda socket: [
+            *guest.nbd_disk(socket, "disk")[:-1],
+            guest.nbd_disk(socket, "disk")[-1] + ",cyls=520,heads=16,secs=63"])
+
+    def test_a_migration_that_is_given_up_leaves_the_volume_where_it_was(self):
+        disk = guest.vhost_disk(self.serve())
+        there = guest.vhost_disk(
+            self.other.call("attach", "pool/disk", "--vhost", "--incoming")["socket"])
+        source, load = self.boot_with_load(disk)
+        migration.busy(source)
+        destination = migration.incoming(self, "destination", there)
+        migration.begin(source, destination, **migration.ENDLESS)
+        migration.wait_for_rounds(source, 2)
+        source.qmp.execute("migrate_cancel")
+        destination.end()
+        load.wait_for_writes()
+        self.assertEqual(self.owner(self.daemon), "held")
+        self.other.call("detach", "pool/disk")
+        self.check(load, source)
+
+    def test_what_was_handed_over_and_not_taken_comes_back_with_the_next_request(self):
+        disk = guest.vhost_disk(self.serve())
+        source, load = self.boot_with_load(disk)
+        for _ in range(3):
+            answer = self.daemon.call("handover", "pool/disk")
+            self.assertEqual(answer["volume"], "disk")
+            programs.wait_until(lambda: self.owner(self.daemon) == "held", 30, "it to come back")
+            load.wait_for_writes()
+        self.check(load, source)
 
 
 @unittest.skipUnless(mounts.loop_devices_work(), "no loop devices on this machine")

@@ -24,7 +24,7 @@ constexpr std::uint32_t kMajorMask = 0xFFFF0000;
 constexpr std::uint32_t kShortHoldFlag = 0x1;
 constexpr std::uint32_t kGeometryFlags = 0xF0;
 constexpr std::uint32_t kReleasedFlag = 0x1;
-constexpr std::uint32_t kSharedFlag = 0x1;
+constexpr std::uint32_t kSharedModeFlag = 0x1;
 
 constexpr std::size_t kSectorBytesMin = 512;
 constexpr std::size_t kLeaderSummedBytes = 168;
@@ -227,7 +227,7 @@ void encode_lease_block(const LeaseBlock& block, std::span<std::byte> sector) {
   out.put<std::uint32_t>(is_blank ? 0 : lease_checksum(sector.first(kBlockSummedBytes)));
   out.put<std::uint32_t>(block.released ? kReleasedFlag : 0);
   out.put_zeros(kModeOffset - out.position());
-  out.put<std::uint32_t>(block.shared_mode ? kSharedFlag : 0);
+  out.put<std::uint32_t>(block.shared_mode ? kSharedModeFlag : 0);
   out.put_zeros(4);
   out.put<std::uint64_t>(block.shared_generation);
   out.fill_rest_with_zeros();
@@ -255,7 +255,7 @@ Result<LeaseBlock> decode_lease_block(std::span<const std::byte> sector) {
   }
   block.released = (in.get<std::uint32_t>() & kReleasedFlag) != 0;
   ByteReader mode(sector.subspan(kModeOffset));
-  block.shared_mode = (mode.get<std::uint32_t>() & kSharedFlag) != 0;
+  block.shared_mode = (mode.get<std::uint32_t>() & kSharedModeFlag) != 0;
   mode.get<std::uint32_t>();  // padding
   block.shared_generation = mode.get<std::uint64_t>();
   return block;

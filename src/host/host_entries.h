@@ -114,6 +114,7 @@ struct Host::Attachment {
   bool was_served_before = false;      // by a daemon before this one, and not yet by this one
   bool is_fenced = false;              // somebody else has had it since
   bool is_handed_over = false;         // given away; taken back only if nobody took it
+  bool is_wanted = false;              // clients asked for something while it was handed over
   bool is_changing_hands = false;      // take_over() or hand_over_when_quiet() is at it
   // As its loop last said; only where somebody wants to know.
   bool is_hold_known = false;

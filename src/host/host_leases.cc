@@ -446,11 +446,13 @@ Task<Result<void>> Host::give_away(Attachment& attachment) {
   CO_TRY_ASSIGN(PoolEntry * entry, find_open_pool(attachment.name.pool));
   const PoolUse use(*entry);
   auto command = [name = attachment.name](ServiceShard& shard) { return shard.hand_over(name); };
+  attachment.is_wanted = false;
   CO_TRY(co_await loops_[attachment.loop]->run(std::move(command)));
   attachment.served.reset();
   attachment.is_handed_over = true;
   co_await give_lease_back(attachment);
   log_info("volume " + attachment.name.to_string() + " was handed over");
+  if (attachment.is_wanted) volume_wanted(attachment.name);
   changed_.notify_all();
   co_return Result<void>{};
 }
@@ -494,10 +496,9 @@ Task<Result<void>> Host::await_volume(PoolEntry& entry, Attachment& attachment) 
 // A client here wants a volume that is not here.
 void Host::volume_wanted(const VolumeName& name) {
   Attachment* attachment = find_attachment(name);
-  if (!running_ || attachment == nullptr || attachment->fence != nullptr ||
-      attachment->is_changing_hands) {
-    return;
-  }
+  if (!running_ || attachment == nullptr) return;
+  attachment->is_wanted = true;
+  if (attachment->fence != nullptr || attachment->is_changing_hands) return;
   attachment->is_changing_hands = true;
   background_.spawn(take_over(name));
 }

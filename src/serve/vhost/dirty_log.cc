@@ -13,7 +13,7 @@ namespace {
 
 constexpr std::uint64_t kPagesPerByte = 8;
 
-Error refuse(const std::string& why) {
+Error refuse_log(const std::string& why) {
   return Error(ErrorCode::invalid_argument, "log of written pages refused: " + why);
 }
 
@@ -31,13 +31,13 @@ void set_bits(std::byte* at, std::uint8_t bits) {
 
 Result<void> DirtyLog::adopt(const Descriptor& file, const Place& place, std::uint64_t guest_end) {
   if (place.size_bytes > limits::kVhostLogBytesMax) {
-    return refuse("it is of " + std::to_string(place.size_bytes) + " bytes, more than " +
-                  std::to_string(limits::kVhostLogBytesMax));
+    return refuse_log("it is of " + std::to_string(place.size_bytes) + " bytes, more than " +
+                      std::to_string(limits::kVhostLogBytesMax));
   }
   if (guest_end != 0 && byte_of(guest_end - 1) >= place.size_bytes) {
-    return refuse("its " + std::to_string(place.size_bytes) +
-                  " bytes are too few for the guest's memory, which ends at " +
-                  std::to_string(guest_end));
+    return refuse_log("its " + std::to_string(place.size_bytes) +
+                      " bytes are too few for the guest's memory, which ends at " +
+                      std::to_string(guest_end));
   }
   auto memory = TRY(SharedMemory::map(file, place.offset_bytes, place.size_bytes));
   if (std::exchange(is_old_, false)) copy_marks_to(*memory);
