@@ -485,6 +485,9 @@ Task<void> SharedRun::work(Process* process) {
     const bool counts = owns(*process);
     const std::span<std::byte> bytes = memory.span(0, length);
     if (choice < plan_.write_percent) {
+      // Until the next owner has sealed the log, what is written now may get into it, unanswered,
+      // and the model would have to know of it.
+      if (!counts && !model_.is_settled()) continue;
       const WriteKind kind = prng.chance(0.85)  ? WriteKind::data
                              : prng.chance(0.5) ? WriteKind::zeros
                                                 : WriteKind::discard;

@@ -11,7 +11,7 @@ import unittest
 from support import mounts, programs
 from support.daemon import MIB, CommandFailed, Daemon, HoldfastTest
 
-IO_TIMEOUT = 1  # N; a host is dead after eight times that
+IO_TIMEOUT = 2  # N; a host is dead after eight times that
 
 
 class SharedPoolTest(HoldfastTest):

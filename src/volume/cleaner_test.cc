@@ -54,8 +54,7 @@ TEST_F(CleanerTest, GarbageLeftBehindByAnEarlierDaemonIsCleanedToo) {
   options_.cleaner_start_percent = limits::kCleanerStartPercent;
   open();
   const std::uint64_t before = volume_->statistics().segment_bytes;
-  wait_until_clean(*volume_);
-  EXPECT_LT(volume_->statistics().segment_bytes, before);
+  wait_for([&] { return volume_->statistics().segment_bytes < before; });
   EXPECT_EQ(verify(), 0u);
 }
 

@@ -215,12 +215,14 @@ TEST_F(SpaceTest, AfterATrimAnIdleVolumeGivesBackAllButAFewPercent) {
   EXPECT_EQ(first_byte(*volume_, 0), 0);
   EXPECT_EQ(first_byte(*volume_, 1), 5);
   // It comes to rest.
-  pass(500ms);
-  const std::uint64_t moved = volume_->statistics().moved_blocks;
-  const std::uint64_t checkpoints = volume_->statistics().checkpoints;
-  pass(1s);
-  EXPECT_EQ(volume_->statistics().moved_blocks, moved);
-  EXPECT_EQ(volume_->statistics().checkpoints, checkpoints);
+  bool rests = false;
+  for (int looks = 0; looks < 30 && !rests; ++looks) {
+    const VolumeStatistics before = volume_->statistics();
+    pass(1s);
+    const VolumeStatistics now = volume_->statistics();
+    rests = now.moved_blocks == before.moved_blocks && now.checkpoints == before.checkpoints;
+  }
+  EXPECT_TRUE(rests) << "it cleans on and on";
 }
 
 TEST_F(SpaceTest, WithoutATrimAnIdleVolumeKeepsItsGarbageUpToTheCleanersStart) {
