@@ -73,7 +73,8 @@ bench: build
 soak:
 	@tools/install_packages build test
 	@cmake --preset release -B $(BUILD_DIR) $(CMAKE_ARGUMENTS)
-	@cmake --build $(BUILD_DIR) -j $(JOBS) --target holdfast-sim holdfastd holdfast fault_fs guest_load lease_areas lease_contender
+	@cmake --build $(BUILD_DIR) -j $(JOBS) --target holdfast-sim holdfastd holdfast fault_fs \
+	  guest_load lease_areas lease_contender
 	$(BUILD_DIR)/bin/holdfast-sim --seconds $(SOAK_SECONDS)
 	$(BUILD_DIR)/bin/holdfast-sim --shared --seconds $$(($(SOAK_SECONDS) / 4))
 	HOLDFAST_BIN_DIR=$(BUILD_DIR)/bin HOLDFAST_SANLOCK_PEERS=1 \
