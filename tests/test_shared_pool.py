@@ -48,16 +48,10 @@ class SharedPoolTest(HoldfastTest):
     def socket(self, daemon, volume="disk"):
         return daemon.volume(f"pool/{volume}")["attachment"]["uri"]
 
-    def qemu_io(self, daemon, *commands, timeout=30):
-        words = [word for command in commands for word in ("-c", command)]
-        done = programs.run("qemu-io", "-f", "raw", self.socket(daemon), *words, status=0,
-                            timeout=timeout)
-        self.assertNotIn("failed", done.stdout)
-
-    def qemu_io_named(self, daemon, volume, *commands):
+    def qemu_io(self, daemon, *commands, volume="disk", timeout=30):
         words = [word for command in commands for word in ("-c", command)]
         done = programs.run("qemu-io", "-f", "raw", self.socket(daemon, volume), *words, status=0,
-                            timeout=30)
+                            timeout=timeout)
         self.assertNotIn("failed", done.stdout)
 
     def start_writer(self, uri, *commands):
@@ -155,7 +149,7 @@ class SharedPool(SharedPoolTest):
         time.sleep(2)
         self.assertIsNone(writer.poll(), "a fenced host answered its guest")
         # Its other volume goes on, under the same lease of its host.
-        self.qemu_io_named(self.daemon, "kept", "write -P 5 0 1M", "flush", "read -P 5 0 1M")
+        self.qemu_io(self.daemon, "write -P 5 0 1M", "flush", "read -P 5 0 1M", volume="kept")
         # What the fenced host wrote late landed where nobody reads.
         self.qemu_io(self.other, "read -P 2 0 4M", "read -P 1 4M 4M")
         programs.stop(writer)
@@ -180,7 +174,7 @@ class SharedPool(SharedPoolTest):
                          "lease-held")
         self.daemon.call("clone", "pool/disk@s", "pool/clone")
         self.other.call("attach", "pool/clone")
-        self.qemu_io_named(self.other, "clone", "read -P 1 0 8M", "write -P 7 0 1M", "flush")
+        self.qemu_io(self.other, "read -P 1 0 8M", "write -P 7 0 1M", "flush", volume="clone")
         uri = self.other.call("attach", "pool/disk@s")["uri"]
         programs.run("qemu-io", "-r", "-f", "raw", uri, "-c", "read -P 1 0 8M", status=0)
         self.qemu_io(self.daemon, "read -P 2 0 8M")

@@ -117,7 +117,7 @@ Json to_json(const PoolReport::Leases& leases) {
           {"host_id", has_joined ? Json(leases.host_id) : Json(nullptr)},
           {"host", text_or_null(leases.host_name)},
           {"generation", has_joined ? Json(leases.generation) : Json(nullptr)},
-          {"state", lease_holder_state_name(leases.state)},
+          {"state", host_liveness_text(leases.state)},
           {"renewals", or_null(leases.renewals)}};
 }
 
@@ -419,7 +419,7 @@ Json to_json(const LeaseReport& report) {
           {"host", text_or_null(report.host)},
           {"generation", had_owner ? Json(report.generation) : Json(nullptr)},
           {"epoch", report.lver},
-          {"holder_state", lease_holder_state_name(report.holder_state)},
+          {"holder_state", host_liveness_text(report.holder_state)},
           {"since_unix_seconds",
            report.since.has_value() ? Json(report.since->unix_seconds) : Json(nullptr)},
           {"last_renewal_seconds_ago", seconds_or_null(report.last_renewal_age)},
@@ -436,7 +436,7 @@ Json to_json(const PoolHostReport& report) {
   return {{"host_id", report.host_id},
           {"host", text_or_null(report.name)},
           {"generation", report.generation},
-          {"state", lease_holder_state_name(report.state)},
+          {"state", host_liveness_text(report.state)},
           {"unchanged_seconds", seconds_or_null(report.unchanged)},
           {"dead_in_seconds", seconds_or_null(report.dead_in)},
           {"io_timeout_seconds", report.io_timeout_seconds},
@@ -461,7 +461,7 @@ Json to_json(const HandOverAnswer& answer) {
 Json holder_to_json(const LeaseReport& report) {
   return {{"host", text_or_null(report.host)},
           {"host_id", report.host_id},
-          {"state", lease_holder_state_name(report.holder_state)},
+          {"state", host_liveness_text(report.holder_state)},
           {"last_renewal_seconds_ago", seconds_or_null(report.last_renewal_age)},
           {"take_over_in_seconds", seconds_or_null(report.take_over_in)}};
 }

@@ -321,14 +321,25 @@ std::uint64_t block_offset(const LeaseGeometry& geometry, std::uint64_t host_id)
   return (host_id + 1) * geometry.sector_bytes;
 }
 
-std::vector<std::byte> make_host_lease_area(const LeaseGeometry& geometry,
-                                            std::string_view space_name, std::uint16_t io_timeout) {
+LeaseLeader make_host_lease(const LeaseGeometry& geometry, std::string_view space_name,
+                            std::uint16_t io_timeout) {
   LeaseLeader leader;
   leader.kind = LeaseKind::host;
   leader.geometry = geometry;
   leader.hosts_max = 1;
   leader.space_name = space_name;
   leader.io_timeout = io_timeout;
+  return leader;
+}
+
+std::uint64_t lease_timestamp(BootTime now) {
+  const auto seconds = std::chrono::floor<std::chrono::seconds>(now.time_since_epoch()).count();
+  return static_cast<std::uint64_t>(std::max<std::int64_t>(1, seconds));
+}
+
+std::vector<std::byte> make_host_lease_area(const LeaseGeometry& geometry,
+                                            std::string_view space_name, std::uint16_t io_timeout) {
+  const LeaseLeader leader = make_host_lease(geometry, space_name, io_timeout);
   std::vector<std::byte> area(geometry.align_bytes);
   for (std::uint64_t host = 1; host <= geometry.hosts_max(); ++host) {
     encode_leader(

@@ -29,6 +29,7 @@
 #include <vector>
 
 #include "base/result.h"
+#include "base/time.h"
 
 namespace holdfast::format {
 
@@ -127,6 +128,12 @@ LeaseHostBits decode_lease_host_bits(std::span<const std::byte> sector);
 std::uint64_t host_lease_offset(const LeaseGeometry& geometry, std::uint64_t host_id);
 std::uint64_t request_offset(const LeaseGeometry& geometry);
 std::uint64_t block_offset(const LeaseGeometry& geometry, std::uint64_t host_id);
+
+// Of a host that never was; the caller says who has it.
+LeaseLeader make_host_lease(const LeaseGeometry& geometry, std::string_view space_name,
+                            std::uint16_t io_timeout);
+// As leases have it: whole seconds, never 0, which means free.
+std::uint64_t lease_timestamp(BootTime now);
 
 // Whole areas, free and never owned, byte for byte as `sanlock direct init` makes them. sanlock
 // writes an area of hosts with the first four bytes zero, then its first sector: without that one

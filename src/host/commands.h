@@ -13,6 +13,7 @@
 #include "base/ids.h"
 #include "base/limits.h"
 #include "base/time.h"
+#include "lease/host_watch.h"
 
 namespace holdfast {
 
@@ -125,13 +126,7 @@ struct EmptyTrashRequest {
 };
 
 // Leases of shared pools.
-enum class LeaseHolderState {
-  free,     // nobody
-  unknown,  // not watched for long enough to tell
-  live,
-  failing,  // it has not renewed its lease when it should have; it may still come back
-  dead,     // what it had may be taken over
-};
+using LeaseHolderState = HostLiveness;
 
 // How a host gets on with the storage of its lease.
 struct Renewals {

@@ -290,7 +290,6 @@ class Host {
   Task<Result<void>> give_away(Attachment& attachment);
   Task<Result<void>> await_volume(PoolEntry& entry, Attachment& attachment);
   Result<PoolEntry*> find_shared_pool(const std::string& name) const;
-  Result<void> check_lease_times(const CreatePoolRequest& request) const;
   Result<void> check_attach_mode(const VolumeName& name, AttachMode mode) const;
   std::optional<PoolReport::Leases> leases_report(const PoolEntry& entry) const;
   void add_ownership(const Attachment& attachment, AttachmentReport& report) const;

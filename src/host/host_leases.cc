@@ -20,27 +20,6 @@ Error no_leases(const std::string& pool) {
                    "have no leases");
 }
 
-LeaseHolderState holder_state(HostLiveness state) {
-  switch (state) {
-    case HostLiveness::free:
-      return LeaseHolderState::free;
-    case HostLiveness::unknown:
-      return LeaseHolderState::unknown;
-    case HostLiveness::live:
-      return LeaseHolderState::live;
-    case HostLiveness::failing:
-      return LeaseHolderState::failing;
-    case HostLiveness::dead:
-      return LeaseHolderState::dead;
-  }
-  return LeaseHolderState::unknown;
-}
-
-OverdueTimes overdue_times(const PoolInfo& pool) {
-  return {std::chrono::seconds(pool.io_timeout_seconds),
-          std::chrono::seconds(pool.watchdog_seconds)};
-}
-
 LeaseReport lease_report(const PoolInfo& pool, const VolumeName& name, const LeaseHolder& holder) {
   LeaseReport report;
   report.volume = name;
@@ -51,12 +30,12 @@ LeaseReport lease_report(const PoolInfo& pool, const VolumeName& name, const Lea
   report.generation = holder.host.generation;
   report.lver = holder.lver;
   report.is_ours = holder.claim == LeaseClaim::own;
-  report.holder_state = holder_state(holder.state);
+  report.holder_state = holder.state;
   if (report.is_held) {
     report.last_renewal_age = holder.unchanged;
     if (!report.is_ours) report.take_over_in = holder.take_over_after;
   }
-  judge_overdue(report, overdue_times(pool));
+  judge_overdue(report, lease_times(pool));
   return report;
 }
 
@@ -132,24 +111,6 @@ Result<Host::PoolEntry*> Host::find_shared_pool(const std::string& name) const {
   PoolEntry* entry = TRY(find_open_pool(name));
   if (!entry->pool->info().shared) return no_leases(name);
   return entry;
-}
-
-Result<void> Host::check_lease_times(const CreatePoolRequest& request) const {
-  if (request.io_timeout_seconds < limits::kLeaseIoTimeoutSecondsMin ||
-      request.io_timeout_seconds > limits::kLeaseIoTimeoutSecondsMax) {
-    return Error(ErrorCode::invalid_argument,
-                 "an I/O timeout of " + std::to_string(request.io_timeout_seconds) +
-                     " s is not possible: it must be from 1 to " +
-                     std::to_string(limits::kLeaseIoTimeoutSecondsMax) + "; the default is " +
-                     std::to_string(limits::kLeaseIoTimeoutSecondsDefault));
-  }
-  if (request.watchdog_seconds > limits::kLeaseWatchdogSecondsMax) {
-    return Error(ErrorCode::invalid_argument, "a watchdog allowance of " +
-                                                  std::to_string(request.watchdog_seconds) +
-                                                  " s is not possible: it must be at most " +
-                                                  std::to_string(limits::kLeaseWatchdogSecondsMax));
-  }
-  return {};
 }
 
 Result<void> Host::check_attach_mode(const VolumeName& name, AttachMode mode) const {
@@ -382,7 +343,7 @@ Task<Result<std::vector<PoolHostReport>>> Host::list_hosts(std::string pool) {
     report.host_id = host.identity.host_id;
     report.name = host.name;
     report.generation = host.identity.generation;
-    report.state = holder_state(host.state);
+    report.state = host.state;
     report.io_timeout_seconds = host.io_timeout_seconds;
     report.is_this = host.is_this;
     if (host.state != HostLiveness::free) report.unchanged = host.unchanged;
@@ -392,7 +353,7 @@ Task<Result<std::vector<PoolHostReport>>> Host::list_hosts(std::string pool) {
       report.state = keeper.is_expired ? LeaseHolderState::failing : LeaseHolderState::live;
       report.renewals = renewals_of(keeper, true);
     }
-    judge_overdue(report, overdue_times(entry->pool->info()));
+    judge_overdue(report, lease_times(entry->pool->info()));
     reports.push_back(std::move(report));
   }
   co_return reports;

@@ -54,7 +54,7 @@ Task<Result<PoolChange>> Host::create_pool(CreatePoolRequest request) {
                         format_bytes(limits::kSegmentBytesMax) + "; the default is " +
                         format_bytes(limits::kSegmentBytesDefault));
   }
-  CO_TRY(check_lease_times(request));
+  CO_TRY(check_lease_times(request.io_timeout_seconds, request.watchdog_seconds));
   auto entry = std::make_unique<PoolEntry>();
   entry->name = request.name;
   entry->location = normalized(request.location);

@@ -17,12 +17,12 @@ std::string host_of(const LeaseReport& lease) {
                             : "'" + lease.host + "'";
 }
 
-bool is_overdue(LeaseHolderState state, Duration unchanged, const OverdueTimes& times) {
+bool is_overdue(LeaseHolderState state, Duration unchanged, const LeaseTimes& times) {
   return state == LeaseHolderState::live && unchanged > 3 * times.io_timeout;
 }
 
-Duration until_dead(Duration unchanged, const OverdueTimes& times) {
-  return std::max(8 * times.io_timeout + times.watchdog - unchanged, Duration::zero());
+Duration until_dead(Duration unchanged, const LeaseTimes& times) {
+  return std::max(times.dead() - unchanged, Duration::zero());
 }
 
 }  // namespace
@@ -77,14 +77,14 @@ Result<AttachMode> attach_mode(const AttachRequest& request, bool is_snapshot) {
   return AttachMode::exclusive;
 }
 
-void judge_overdue(LeaseReport& lease, const OverdueTimes& times) {
+void judge_overdue(LeaseReport& lease, const LeaseTimes& times) {
   if (!lease.is_held || lease.is_ours || !lease.last_renewal_age.has_value()) return;
   if (!is_overdue(lease.holder_state, *lease.last_renewal_age, times)) return;
   lease.holder_state = LeaseHolderState::failing;
   lease.take_over_in = until_dead(*lease.last_renewal_age, times);
 }
 
-void judge_overdue(PoolHostReport& host, const OverdueTimes& times) {
+void judge_overdue(PoolHostReport& host, const LeaseTimes& times) {
   if (!host.unchanged.has_value() || !is_overdue(host.state, *host.unchanged, times)) return;
   host.state = LeaseHolderState::failing;
   host.dead_in = until_dead(*host.unchanged, times);
@@ -170,22 +170,6 @@ Result<void> check_breakable(const LeaseReport& lease) {
       return {};
   }
   return {};
-}
-
-const char* lease_holder_state_name(LeaseHolderState state) {
-  switch (state) {
-    case LeaseHolderState::free:
-      return "free";
-    case LeaseHolderState::unknown:
-      return "unknown";
-    case LeaseHolderState::live:
-      return "live";
-    case LeaseHolderState::failing:
-      return "failing";
-    case LeaseHolderState::dead:
-      return "dead";
-  }
-  return "unknown";
 }
 
 }  // namespace holdfast

@@ -10,6 +10,7 @@
 
 #include "base/result.h"
 #include "host/commands.h"
+#include "lease/host_watch.h"
 
 namespace holdfast {
 
@@ -30,19 +31,13 @@ Result<AttachMode> attach_mode(const AttachRequest& request, bool is_snapshot);
 
 // A host that renews every 2N and has not for more than 3N is failing, though it may only be late:
 // what it had is taken over unless it comes back. N and the whole time until then are the pool's.
-struct OverdueTimes {
-  Duration io_timeout{};
-  Duration watchdog{};
-};
-void judge_overdue(LeaseReport& lease, const OverdueTimes& times);
-void judge_overdue(PoolHostReport& host, const OverdueTimes& times);
+void judge_overdue(LeaseReport& lease, const LeaseTimes& times);
+void judge_overdue(PoolHostReport& host, const LeaseTimes& times);
 
 // That another host has the volume: who, how it is, and what a person can do about it.
 Error lease_held_error(const LeaseReport& lease, AttachMode wanted);
 
 // Only a dead holder's lease is broken; says why not, and for how long.
 Result<void> check_breakable(const LeaseReport& lease);
-
-const char* lease_holder_state_name(LeaseHolderState state);  // "free", "unknown", ...
 
 }  // namespace holdfast

@@ -92,7 +92,7 @@ TEST(LeaseHeldErrorTest, OfOneThatDoesNotLiveSaysWhenItIsTakenOver) {
 }
 
 TEST(OverdueTest, AHolderThatDoesNotRenewInTimeIsFailingUntilItMayBeReplaced) {
-  const OverdueTimes times{5s, 60s};
+  const LeaseTimes times{5s, 60s};
   LeaseReport lease = held(LeaseHolderState::live);
   lease.last_renewal_age = 15s;
   judge_overdue(lease, times);
@@ -111,7 +111,7 @@ TEST(OverdueTest, AHolderThatDoesNotRenewInTimeIsFailingUntilItMayBeReplaced) {
 }
 
 TEST(OverdueTest, NothingElseIsJudgedAnew) {
-  const OverdueTimes times{5s, 0s};
+  const LeaseTimes times{5s, 0s};
   LeaseReport lease = held(LeaseHolderState::dead);
   lease.last_renewal_age = 100s;
   lease.take_over_in = 0s;

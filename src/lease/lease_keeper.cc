@@ -29,12 +29,16 @@ std::string seconds_text(Duration duration) {
 
 }  // namespace
 
+LeaseTimes lease_times(const PoolInfo& pool) {
+  return {std::chrono::seconds(pool.io_timeout_seconds),
+          std::chrono::seconds(pool.watchdog_seconds)};
+}
+
 LeaseKeeper::LeaseKeeper(Executor& executor, Pool& pool, LeaseOptions options)
     : executor_(executor),
       pool_(pool),
       options_(std::move(options)),
-      times_{std::chrono::seconds(pool.info().io_timeout_seconds),
-             std::chrono::seconds(pool.info().watchdog_seconds)},
+      times_(lease_times(pool.info())),
       space_name_(pool.info().id.to_string()),
       hosts_buffer_(geometry_.align_bytes),
       own_sector_(geometry_.sector_bytes),
@@ -48,10 +52,7 @@ LeaseKeeper::LeaseKeeper(Executor& executor, Pool& pool, LeaseOptions options)
 LeaseKeeper::~LeaseKeeper() = default;
 
 std::uint64_t LeaseKeeper::seconds() const {
-  const auto now = executor_.boot_time().time_since_epoch();
-  // Zero means free.
-  return std::max<std::uint64_t>(
-      1, static_cast<std::uint64_t>(std::chrono::floor<std::chrono::seconds>(now).count()));
+  return format::lease_timestamp(executor_.boot_time());
 }
 
 BootTime LeaseKeeper::deadline() const {
@@ -180,16 +181,11 @@ Task<Result<HostIdentity>> LeaseKeeper::claim_slot(std::uint64_t host_id) {
   if (there.owner_id != 0 && there.timestamp != 0 && !is_ours_by_name) {
     co_return Error(ErrorCode::busy, "host id " + std::to_string(host_id) + " was just taken");
   }
-  written_ = LeaseLeader{};
-  written_.kind = LeaseKind::host;
-  written_.geometry = geometry_;
-  written_.hosts_max = 1;
+  written_ = format::make_host_lease(geometry_, space_name_, pool_.info().io_timeout_seconds);
   written_.owner_id = host_id;
   written_.owner_generation = there.owner_generation + 1;
-  written_.space_name = space_name_;
   written_.resource_name = options_.host_name;
   written_.timestamp = seconds();
-  written_.io_timeout = pool_.info().io_timeout_seconds;
   const BootTime begin = executor_.boot_time();
   CO_TRY(co_await write_host_lease(false));
   // What we saw must not be older than what another one waits for.

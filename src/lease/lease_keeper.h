@@ -33,6 +33,9 @@
 
 namespace holdfast {
 
+// Of a shared pool.
+LeaseTimes lease_times(const PoolInfo& pool);
+
 struct LeaseOptions {
   std::string host_name;  // unique and stable, up to 48 bytes
   // Of a daemon of this name, on this machine since it was started, that has ended for certain.
@@ -174,12 +177,9 @@ class LeaseKeeper {
   bool running_ = false;
   bool stopping_ = false;
   std::string problem_;
-  // What our own record may be: as we last knew it to be written, and as the last write that failed
-  // would have left it.
-  format::LeaseLeader written_;
-  std::optional<format::LeaseLeader> doubtful_;
-  BootTime renewed_{};      // the time of the renewal: sampled before its write
-  std::uint64_t term_ = 0;  // grows whenever the host lease has lapsed
+  format::LeaseLeader written_;  // our own record, as last written or tried to be
+  BootTime renewed_{};           // the time of the renewal: sampled before its write
+  std::uint64_t term_ = 0;       // grows whenever the host lease has lapsed
   BootTime attempted_{};
   format::LeaseHostBits own_bits_;  // hosts that we want to look at their volumes' requests
   bool bits_changed_ = false;

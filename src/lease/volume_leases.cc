@@ -18,6 +18,11 @@ using format::LeaseLeader;
 
 namespace {
 
+Error area_error(const std::string& what, const VolumeId& volume, int error) {
+  return Error(ErrorCode::path_failure, "cannot " + what + " the lease of volume " +
+                                            volume.to_string() + ": " + std::strerror(error));
+}
+
 std::string text_of(const LeaseHolder& holder) {
   return holder.host_name.empty() ? "host id " + std::to_string(holder.host.host_id)
                                   : "host " + holder.host_name;
@@ -34,11 +39,7 @@ Task<Result<std::unique_ptr<LeaseKeeper::Area>>> LeaseKeeper::open_area(VolumeId
 
 Task<Result<VolumeLeaseArea>> LeaseKeeper::read(Area& area) {
   const int error = co_await FileIo(*area.file, FileOperation::read, 0, area.buffer.span());
-  if (error != 0) {
-    co_return Error(
-        ErrorCode::path_failure,
-        "cannot read the lease of volume " + area.volume.to_string() + ": " + std::strerror(error));
-  }
+  if (error != 0) co_return area_error("read", area.volume, error);
   auto found = VolumeLeaseArea::decode(geometry_, area.buffer.span());
   if (found.ok() && (found->leader.space_name != space_name_ ||
                      found->leader.resource_name != area.volume.to_string())) {
@@ -52,11 +53,7 @@ Task<Result<VolumeLeaseArea>> LeaseKeeper::read(Area& area) {
 Task<Result<LeaseLeader>> LeaseKeeper::read_leader(Area& area) {
   const std::span<std::byte> sector = area.sector.span(0, geometry_.sector_bytes);
   const int error = co_await FileIo(*area.file, FileOperation::read, 0, sector);
-  if (error != 0) {
-    co_return Error(
-        ErrorCode::path_failure,
-        "cannot read the lease of volume " + area.volume.to_string() + ": " + std::strerror(error));
-  }
+  if (error != 0) co_return area_error("read", area.volume, error);
   co_return format::decode_leader(sector, format::LeaseKind::volume);
 }
 
@@ -67,9 +64,7 @@ Task<Result<void>> LeaseKeeper::write_sector(Area& area, std::uint64_t offset_by
     error = co_await FileIo(*area.file, FileOperation::sync_data, 0, std::span<std::byte>{});
   }
   if (error == 0) co_return Result<void>{};
-  co_return Error(
-      ErrorCode::path_failure,
-      "cannot write the lease of volume " + area.volume.to_string() + ": " + std::strerror(error));
+  co_return area_error("write", area.volume, error);
 }
 
 Task<Result<void>> LeaseKeeper::write_leader(Area& area, LeaseLeader leader) {

@@ -32,16 +32,7 @@ Uuid make_uuid(Executor& executor) {
 }
 
 Result<void> check_create_options(const PoolCreateOptions& options) {
-  if (options.shared && (options.io_timeout_seconds < limits::kLeaseIoTimeoutSecondsMin ||
-                         options.io_timeout_seconds > limits::kLeaseIoTimeoutSecondsMax ||
-                         options.watchdog_seconds > limits::kLeaseWatchdogSecondsMax)) {
-    return Error(ErrorCode::invalid_argument,
-                 "a shared pool's I/O timeout is from " +
-                     std::to_string(limits::kLeaseIoTimeoutSecondsMin) + " to " +
-                     std::to_string(limits::kLeaseIoTimeoutSecondsMax) +
-                     " s (5 unless said), its watchdog allowance at most " +
-                     std::to_string(limits::kLeaseWatchdogSecondsMax) + " s");
-  }
+  if (options.shared) TRY(check_lease_times(options.io_timeout_seconds, options.watchdog_seconds));
   if (options.segment_bytes < limits::kSegmentBytesMin ||
       options.segment_bytes > limits::kSegmentBytesMax ||
       options.segment_bytes % limits::kSegmentBytesMin != 0) {
@@ -119,16 +110,11 @@ Task<Result<void>> write_host_leases(PoolContext* context, std::string path,
   std::vector<std::byte> area =
       format::make_host_lease_area(geometry, space_name, record.lease_times.io_timeout_seconds);
   if (!context->host_name.empty()) {
-    format::LeaseLeader lease;
-    lease.geometry = geometry;
-    lease.hosts_max = 1;
+    format::LeaseLeader lease =
+        format::make_host_lease(geometry, space_name, record.lease_times.io_timeout_seconds);
     lease.owner_id = lease.owner_generation = 1;
-    lease.space_name = space_name;
     lease.resource_name = context->host_name;
-    const auto now = context->executor.boot_time().time_since_epoch();
-    lease.timestamp = static_cast<std::uint64_t>(
-        std::max<std::int64_t>(1, std::chrono::floor<std::chrono::seconds>(now).count()));
-    lease.io_timeout = record.lease_times.io_timeout_seconds;
+    lease.timestamp = format::lease_timestamp(context->executor.boot_time());
     format::encode_leader(lease, std::span(area).first(geometry.sector_bytes));
   }
   std::string leases = join(path, kHostLeasesName);
@@ -272,9 +258,7 @@ Task<Result<void>> DirPool::create_volume(VolumeRecord record, RootId root,
   CO_TRY(co_await check_name_is_free(record, true));
   const std::string creating = join(volumes_path(), creating_prefix()) + record.id.to_string();
   CO_TRY(co_await files.make_directory(creating));
-  std::string name_of_root = root_name(root);
-  auto filled =
-      co_await fill_new_volume(creating, record, std::move(name_of_root), std::move(root_bytes));
+  auto filled = co_await fill_new_volume(creating, record, root, std::move(root_bytes));
   if (filled.ok()) {
     std::string final_path = volume_path(record.id);
     filled = co_await files.rename(creating, std::move(final_path));
@@ -351,19 +335,15 @@ Task<Result<std::unique_ptr<File>>> DirPool::open_volume_lease(VolumeId volume) 
   co_return co_await open_lease(std::move(path));
 }
 
-Task<Result<void>> DirPool::fill_new_volume(std::string directory, VolumeRecord record,
-                                            std::string root_file,
+Task<Result<void>> DirPool::fill_new_volume(std::string directory, VolumeRecord record, RootId root,
                                             std::vector<std::byte> root_bytes) {
   FileSystem& files = context_.file_system;
-  const VolumeId id = record.id;
-  const auto numbers = parse_numbered_name(kRootPrefix, root_file);
-  const Epoch epoch{numbers.has_value() ? numbers->epoch : 1};
   std::string record_name(kVolumeRecordName);
   CO_TRY(co_await write_record(directory, std::move(record_name), std::move(record)));
   if (info_.shared) {
-    CO_TRY(co_await write_lease(directory, id, epoch));
+    CO_TRY(co_await write_lease(directory, root.volume, root.epoch));
   }
-  std::string root_file_path = join(directory, root_file);
+  std::string root_file_path = join(directory, root_name(root));
   CO_TRY(co_await files.write_file(std::move(root_file_path), std::move(root_bytes)));
   co_return co_await files.sync_directory(std::move(directory));
 }

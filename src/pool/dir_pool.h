@@ -145,8 +145,8 @@ class DirPool final : public Pool {
   Task<Result<std::optional<std::string>>> find_trashed(VolumeId volume);
   Task<Result<void>> write_record(std::string directory, std::string name, VolumeRecord record);
   Task<Result<void>> check_name_is_free(VolumeRecord record, bool is_new_volume);
-  Task<Result<void>> fill_new_volume(std::string directory, VolumeRecord record,
-                                     std::string root_name, std::vector<std::byte> root_bytes);
+  Task<Result<void>> fill_new_volume(std::string directory, VolumeRecord record, RootId root,
+                                     std::vector<std::byte> root_bytes);
   // Makes `path` with the bytes, durably, by way of `temporary`.
   struct Publication {
     std::string path;

@@ -46,6 +46,24 @@ Result<std::string> parse_location(std::string_view location) {
 
 }  // namespace
 
+Result<void> check_lease_times(std::uint32_t io_timeout_seconds, std::uint32_t watchdog_seconds) {
+  if (io_timeout_seconds < limits::kLeaseIoTimeoutSecondsMin ||
+      io_timeout_seconds > limits::kLeaseIoTimeoutSecondsMax) {
+    return Error(ErrorCode::invalid_argument,
+                 "an I/O timeout of " + std::to_string(io_timeout_seconds) +
+                     " s is not possible: it must be from 1 to " +
+                     std::to_string(limits::kLeaseIoTimeoutSecondsMax) + "; the default is " +
+                     std::to_string(limits::kLeaseIoTimeoutSecondsDefault));
+  }
+  if (watchdog_seconds > limits::kLeaseWatchdogSecondsMax) {
+    return Error(ErrorCode::invalid_argument, "a watchdog allowance of " +
+                                                  std::to_string(watchdog_seconds) +
+                                                  " s is not possible: it must be at most " +
+                                                  std::to_string(limits::kLeaseWatchdogSecondsMax));
+  }
+  return {};
+}
+
 Task<Result<std::unique_ptr<Pool>>> create_pool(PoolContext context, std::string location,
                                                 PoolCreateOptions options) {
   CO_TRY_ASSIGN(std::string path, parse_location(location));

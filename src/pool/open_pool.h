@@ -31,6 +31,9 @@ struct PoolCreateOptions {
   std::uint64_t segment_bytes = limits::kSegmentBytesDefault;
 };
 
+// invalid_argument: no pool may have these (in seconds), and what is possible.
+Result<void> check_lease_times(std::uint32_t io_timeout_seconds, std::uint32_t watchdog_seconds);
+
 // `location` is "dir:/absolute/path" (rados: and lun: are refused with a message until they exist).
 // create_pool makes the directory if needed, refuses one that holds anything, and returns it
 // opened. In a new shared pool this host is host 1, generation 1, from now on.

@@ -158,21 +158,7 @@ Task<void> VolumeImpl::end_abandoned() {
   executor_.cancel(fence_timer_);
   executor_.cancel(idle_timer_);
   executor_.cancel(free_timer_);
-  std::vector<BlockRequest*> left;
-  for (auto* list : {&pending_, &flushes_, &shadowed_reads_, &fenced_}) {
-    for (BlockRequest* one = list->front(); one != nullptr; one = list->next(*one)) {
-      left.push_back(one);
-    }
-  }
-  for (auto* list : {&active_writes_, &conflicting_writes_}) {
-    for (WriteOp* op = list->front(); op != nullptr; op = list->next(*op)) {
-      if (op->request != nullptr) left.push_back(op->request);
-    }
-  }
-  for (ReadOp* op = active_reads_.front(); op != nullptr; op = active_reads_.next(*op)) {
-    if (op->request != nullptr) left.push_back(op->request);
-  }
-  for (BlockRequest* request : left) give_up(*request, BlockStatus::shutting_down);
+  for (BlockRequest* request : unanswered()) give_up(*request, BlockStatus::shutting_down);
   const auto has_reads = [this] {
     for (ReadOp* op = active_reads_.front(); op != nullptr; op = active_reads_.next(*op)) {
       if (op->request != nullptr) return true;

@@ -245,24 +245,31 @@ void VolumeImpl::give_up(BlockRequest& request, BlockStatus status) {
   }
 }
 
-void VolumeImpl::fail_held(MonotonicTime submitted_before) {
-  if (!is_holding()) return;
-  // Our own requests (of a resize, of a merge) have no time, and wait.
-  std::vector<BlockRequest*> expired;
-  const auto look_at = [&](BlockRequest* request) {
-    if (request == nullptr || request->device_submitted == MonotonicTime{}) return;
-    if (request->device_submitted < submitted_before) expired.push_back(request);
+// That are not answered yet, whatever has become of them.
+std::vector<BlockRequest*> VolumeImpl::unanswered() {
+  std::vector<BlockRequest*> found;
+  const auto add = [&found](BlockRequest* request) {
+    if (request != nullptr) found.push_back(request);
   };
   for (auto* list : {&pending_, &flushes_, &shadowed_reads_, &fenced_}) {
-    for (BlockRequest* one = list->front(); one != nullptr; one = list->next(*one)) look_at(one);
+    for (BlockRequest* one = list->front(); one != nullptr; one = list->next(*one)) add(one);
   }
   for (auto* list : {&active_writes_, &conflicting_writes_}) {
-    for (WriteOp* op = list->front(); op != nullptr; op = list->next(*op)) look_at(op->request);
+    for (WriteOp* op = list->front(); op != nullptr; op = list->next(*op)) add(op->request);
   }
   for (ReadOp* op = active_reads_.front(); op != nullptr; op = active_reads_.next(*op)) {
-    look_at(op->request);
+    add(op->request);
   }
-  for (BlockRequest* request : expired) give_up(*request, BlockStatus::hold_expired);
+  return found;
+}
+
+void VolumeImpl::fail_held(MonotonicTime submitted_before) {
+  if (!is_holding()) return;
+  for (BlockRequest* request : unanswered()) {
+    // Our own requests (of a resize, of a merge) have no time, and wait.
+    if (request->device_submitted == MonotonicTime{}) continue;
+    if (request->device_submitted < submitted_before) give_up(*request, BlockStatus::hold_expired);
+  }
 }
 
 // --- Flush ---

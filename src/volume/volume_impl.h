@@ -90,6 +90,7 @@ class VolumeImpl final : public Volume, private MainLogClient {
   void answer(BlockRequest& request, BlockStatus status);
   void complete_later(BlockRequest& request, BlockStatus status);
   static void run_completions(void* context);
+  std::vector<BlockRequest*> unanswered();
   void give_up(BlockRequest& request, BlockStatus status);
   void operation_ended();
   void count(const BlockRequest& request, BlockStatus status);
