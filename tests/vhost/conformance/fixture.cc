@@ -6,6 +6,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <thread>
 
 namespace holdfast::vhost_frontend {
 namespace {
@@ -118,9 +119,16 @@ std::string Client::check_works(std::uint64_t sector) {
 }
 
 void ConformanceTest::open(const DeviceOptions& options, std::vector<std::uint64_t> regions) {
-  client_.reset();  // the server has one client at a time
-  client_ = std::make_unique<Client>(options, std::move(regions));
-  ASSERT_DONE(client_->open());
+  // A server has a bounded number of clients at a time, and those before may still be ending there.
+  const auto deadline = std::chrono::steady_clock::now() + kPatience;
+  for (;;) {
+    client_.reset();
+    client_ = std::make_unique<Client>(options, regions);
+    const Result<void> opened = client_->open();
+    if (opened.ok()) return;
+    ASSERT_LT(std::chrono::steady_clock::now(), deadline) << opened.error().message();
+    std::this_thread::sleep_for(Milliseconds(10));
+  }
 }
 
 int ConformanceTest::run(std::uint32_t type, std::uint64_t sector,
