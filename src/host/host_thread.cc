@@ -100,7 +100,7 @@ Result<void> HostThread::make(Setup setup) {
     service_threads_.push_back(TRY(LoopThread::start()));
     service_loops.push_back(service_environment(service_threads_.back()->loop()));
   }
-  lease_thread_ = TRY(LoopThread::start());
+  lease_thread_ = TRY(LoopThread::start(LoopThread::Priority::urgent));
   Loop& lease_loop = lease_thread_->loop();
   const MachineIdentity machine = machine_identity(setup.config.state_directory);
   HostEnvironment environment{

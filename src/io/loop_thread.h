@@ -14,8 +14,11 @@ namespace holdfast {
 
 class LoopThread {
  public:
+  // `urgent`: before the rest of the machine's work, on its processors and on disks whose I/O
+  // scheduler heeds it, as far as the system permits (all of it with CAP_SYS_NICE).
+  enum class Priority { normal, urgent };
   // Returns when the loop runs.
-  static Result<std::unique_ptr<LoopThread>> start();
+  static Result<std::unique_ptr<LoopThread>> start(Priority priority = Priority::normal);
   // Runs what was posted before, then ends the thread and destroys the loop on it. What others made
   // on the loop is gone by then; they post nothing afterwards.
   ~LoopThread();
@@ -25,7 +28,7 @@ class LoopThread {
   Loop& loop() { return *loop_; }
 
  private:
-  explicit LoopThread(std::unique_ptr<Loop> loop);
+  LoopThread(std::unique_ptr<Loop> loop, Priority priority);
 
   std::unique_ptr<Loop> loop_;
   std::binary_semaphore may_destroy_{0};  // the last call into the loop from outside has returned

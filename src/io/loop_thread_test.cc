@@ -2,6 +2,8 @@
 #include "io/loop_thread.h"
 
 #include <gtest/gtest.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include <atomic>
 #include <csignal>
@@ -48,6 +50,26 @@ TEST(LoopThreadTest, EndingOneLeavesTheOthersRunning) {
     done.release();
   });
   EXPECT_TRUE(done.try_acquire_for(std::chrono::seconds(30)));
+}
+
+TEST(LoopThreadTest, AnUrgentOnesIoGoesBeforeThatOfOthers) {
+  const auto io_priority = [](LoopThread& thread) {
+    long priority = -1;
+    std::binary_semaphore done{0};
+    thread.loop().post_remote([&] {
+      priority = syscall(SYS_ioprio_get, 1, 0);
+      done.release();
+    });
+    done.acquire();
+    return priority;
+  };
+  const auto normal = LoopThread::start().value();
+  const auto urgent = LoopThread::start(LoopThread::Priority::urgent).value();
+  const long highest = 1 << 13;              // of real time
+  const long highest_for_anybody = 2 << 13;  // best effort
+  const long found = io_priority(*urgent);
+  EXPECT_TRUE(found == highest || (found == highest_for_anybody && geteuid() != 0)) << found;
+  EXPECT_NE(io_priority(*normal), found);
 }
 
 TEST(LoopThreadTest, FaultsAreNotBlockedOtherSignalsAre) {
