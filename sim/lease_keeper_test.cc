@@ -303,6 +303,154 @@ TEST_F(LeaseKeeperTest, ManyWhoWantOneVolumeFindOneOwner) {
   }
 }
 
+// --- Sharing ---
+
+class LeaseSharingTest : public LeaseKeeperTest {
+ protected:
+  AcquireAnswer share(Machine& machine, VolumeId volume, bool only_if_still_ours = false) {
+    const LeaseKeeper::AcquireOptions options{only_if_still_ours, true};
+    auto answer = run(machine.keeper->acquire(volume, options));
+    EXPECT_TRUE(answer.ok()) << (answer.ok() ? "" : answer.error().message());
+    if (!answer.ok()) return AcquireAnswer{};
+    if (answer->fence != nullptr) {
+      EXPECT_TRUE(run(machine.keeper->share(volume)).ok());
+    }
+    return std::move(answer).value();
+  }
+  // As whoever opens it to change it does first.
+  void change(Machine& machine, VolumeId volume, const AcquireAnswer& owned) {
+    const Epoch epoch = owned.fence->epoch();
+    ASSERT_TRUE(run(machine.pool->begin_epoch(volume, epoch)).ok());
+    std::vector<std::byte> root(4096);
+    ASSERT_TRUE(
+        run(machine.pool->publish_root(RootId{volume, epoch, 0}, std::move(root), epoch)).ok());
+  }
+  void break_storage(Machine& machine) {
+    machine.faults.enabled = true;
+    machine.faults.options.read_error_chance = machine.faults.options.write_error_chance = 1.0;
+  }
+};
+
+TEST_F(LeaseSharingTest, ManyShareAVolumeAndNobodyOwnsItMeanwhile) {
+  Machine& a = join("a");
+  const VolumeId volume = make_volume(a);
+  Machine& b = join("b");
+  Machine& c = join("c");
+  const AcquireAnswer first = share(a, volume);
+  EXPECT_FALSE(first.is_shared) << "the first may tidy up";
+  const AcquireAnswer second = share(b, volume);
+  EXPECT_TRUE(second.is_shared);
+  EXPECT_TRUE(holds(a, first));
+  EXPECT_TRUE(holds(b, second));
+  pass(30s);
+  EXPECT_TRUE(holds(a, first));
+  EXPECT_TRUE(holds(b, second));
+  const AcquireAnswer refused = acquire(c, volume);
+  EXPECT_EQ(refused.fence, nullptr);
+  EXPECT_EQ(refused.holder.sharers, (std::vector<std::string>{"a", "b"}));
+  ASSERT_TRUE(run(a.keeper->release(volume)).ok());
+  EXPECT_EQ(acquire(c, volume).fence, nullptr);
+  EXPECT_FALSE(holds(a, first));
+  ASSERT_TRUE(run(b.keeper->release(volume)).ok());
+  const AcquireAnswer owned = acquire(c, volume);
+  EXPECT_TRUE(holds(c, owned));
+  EXPECT_EQ(share(a, volume).fence, nullptr);
+}
+
+TEST_F(LeaseSharingTest, HostsThatBeginToShareAtTheSameTimeWaitForEachOther) {
+  Machine& a = join("a");
+  const VolumeId volume = make_volume(a);
+  std::vector<Machine*> all{&a, &join("b"), &join("c"), &join("d")};
+  std::vector<std::optional<Result<AcquireAnswer>>> results(all.size());
+  std::vector<std::unique_ptr<TaskScope>> scopes;
+  const auto begin = [](Machine* machine, VolumeId id) -> Task<Result<AcquireAnswer>> {
+    const LeaseKeeper::AcquireOptions options{false, true};
+    CO_TRY_ASSIGN(AcquireAnswer answer, co_await machine->keeper->acquire(id, options));
+    if (answer.fence == nullptr) co_return answer;
+    co_await sleep_for(*machine->host, 300ms);  // what tidying up takes
+    CO_TRY(co_await machine->keeper->share(id));
+    co_return answer;
+  };
+  for (std::size_t i = 0; i < all.size(); ++i) {
+    scopes.push_back(std::make_unique<TaskScope>());
+    scopes.back()->spawn(detail::store_result(begin(all[i], volume), &results[i]));
+  }
+  run_until([&] {
+    return std::all_of(results.begin(), results.end(), [](const auto& r) { return r.has_value(); });
+  });
+  int first = 0;
+  for (std::size_t i = 0; i < all.size(); ++i) {
+    ASSERT_TRUE(results[i]->ok()) << results[i]->error().message();
+    EXPECT_TRUE(holds(*all[i], results[i]->value())) << i;
+    first += results[i]->value().is_shared ? 0 : 1;
+  }
+  EXPECT_EQ(first, 1);
+}
+
+TEST_F(LeaseSharingTest, ADeadReaderIsWaitedForAndFencedWhenItComesBackAfterAChange) {
+  Machine& a = join("a");
+  const VolumeId volume = make_volume(a);
+  Machine& b = join("b");
+  const AcquireAnswer shared = share(a, volume);
+  pass(30s);
+  break_storage(a);
+  AcquireAnswer owned;
+  while (owned.fence == nullptr) {
+    pass(500ms);
+    owned = acquire(b, volume);
+    ASSERT_FALSE(owned.fence != nullptr && holds(a, shared)) << "it reads what is being changed";
+  }
+  change(b, volume, owned);
+  a.faults.enabled = false;
+  pass(20s);
+  EXPECT_TRUE(shared.fence->is_lost());
+  EXPECT_TRUE(holds(b, owned));
+  // Nothing of the reader's stays in the way of others, though its host lives.
+  ASSERT_TRUE(run(b.keeper->release(volume)).ok());
+  EXPECT_TRUE(holds(b, acquire(b, volume)));
+}
+
+TEST_F(LeaseSharingTest, ReadersWhoseStorageFailedForLongGoOnIfNobodyChangedTheVolume) {
+  Machine& a = join("a");
+  const VolumeId volume = make_volume(a);
+  Machine& b = join("b");
+  Machine& c = join("c");
+  const AcquireAnswer first = share(a, volume);
+  const AcquireAnswer second = share(b, volume);
+  for (Machine* machine : {&a, &b}) break_storage(*machine);
+  pass(12 * kTimeout * 1s);
+  EXPECT_FALSE(holds(a, first));
+  EXPECT_FALSE(holds(b, second));
+  // Another one reads it meanwhile, as the only one.
+  EXPECT_FALSE(share(c, volume).is_shared);
+  for (Machine* machine : {&a, &b}) machine->faults.enabled = false;
+  pass(20s);
+  EXPECT_TRUE(holds(a, first));
+  EXPECT_TRUE(holds(b, second));
+  EXPECT_EQ(run(c.keeper->show(volume)).value().sharers, (std::vector<std::string>{"a", "b", "c"}));
+}
+
+TEST_F(LeaseSharingTest, AReaderThatIsStartedAgainGoesOnUnlessTheVolumeWasChanged) {
+  Machine& a = join("a");
+  const VolumeId volume = make_volume(a);
+  Machine& b = join("b");
+  share(a, volume);
+  kill(a);
+  pass(2s);
+  Machine& again = join("a", HostIdentity{1, 1});
+  EXPECT_EQ(acquire(b, volume).fence, nullptr) << "it is in time, and reads on";
+  EXPECT_TRUE(holds(again, share(again, volume, true)));
+  kill(again);
+  pass(8 * kTimeout * 1s + 3s);
+  const AcquireAnswer owned = acquire(b, volume);
+  ASSERT_TRUE(holds(b, owned));
+  change(b, volume, owned);
+  ASSERT_TRUE(run(b.keeper->release(volume)).ok());
+  Machine& late = join("a", HostIdentity{1, 1});
+  EXPECT_EQ(share(late, volume, true).fence, nullptr);
+  EXPECT_TRUE(holds(late, share(late, volume))) << "when a person says so";
+}
+
 TEST_F(LeaseKeeperTest, AHostThatHasLeftLeavesNothingToWaitFor) {
   Machine& a = join("a");
   const VolumeId volume = make_volume(a);

@@ -48,10 +48,11 @@ class SharedPoolTest(HoldfastTest):
     def socket(self, daemon, volume="disk"):
         return daemon.volume(f"pool/{volume}")["attachment"]["uri"]
 
-    def qemu_io(self, daemon, *commands, volume="disk", timeout=30):
+    def qemu_io(self, daemon, *commands, volume="disk", timeout=30, read_only=False):
         words = [word for command in commands for word in ("-c", command)]
-        done = programs.run("qemu-io", "-f", "raw", self.socket(daemon, volume), *words, status=0,
-                            timeout=timeout)
+        options = ["-r"] if read_only else []
+        done = programs.run("qemu-io", *options, "-f", "raw", self.socket(daemon, volume), *words,
+                            status=0, timeout=timeout)
         self.assertNotIn("failed", done.stdout)
 
     def start_writer(self, uri, *commands):
@@ -164,6 +165,67 @@ class SharedPool(SharedPoolTest):
         os.kill(self.daemon.pid, signal.SIGCONT)
         self.qemu_io(self.daemon, "write -P 3 0 8M", "flush", "read -P 3 0 8M", timeout=60)
         self.assertEqual(self.daemon.volume()["attachment"]["lease"]["state"], "held")
+
+    def test_many_hosts_read_a_volume_and_none_changes_it_meanwhile(self):
+        self.attach_new()
+        third = self.start_other("third")
+        self.assertEqual(self.refusal(self.other, "attach", "pool/disk", "--shared", "--wait",
+                                      "0").code, "lease-held")
+        self.daemon.call("detach", "pool/disk")
+        readers = [self.other, third]
+        for reader in readers:
+            reader.call("attach", "pool/disk", "--shared")
+            self.assertTrue(reader.volume("pool/disk")["attachment"]["read_only"])
+            self.qemu_io(reader, "read -P 1 0 8M", "read -P 0 8M 8M", read_only=True)
+        lease = self.lease(self.daemon)
+        self.assertEqual(lease["mode"], "shared")
+        self.assertEqual(sorted(lease["sharers"]), sorted(self.name_of(one) for one in readers))
+        for host, command in ((self.daemon, ("attach", "pool/disk", "--wait", "0")),
+                              (self.daemon, ("volume", "remove", "--now", "pool/disk")),
+                              (self.daemon, ("snapshot", "create", "pool/disk@s"))):
+            self.assertEqual(self.refusal(host, *command).code, "lease-held", command)
+        for command in (("snapshot", "create", "pool/disk@s"),
+                        ("volume", "resize", "pool/disk", "--size", "128M"),
+                        ("volume", "rename", "pool/disk", "new")):
+            self.assertIn("attached", self.refusal(self.other, *command).message, command)
+        # A reader that dies and is started again goes on; one that lets it go is not missed.
+        third.kill_and_start()
+        self.qemu_io(third, "read -P 1 0 8M", read_only=True)
+        self.other.call("detach", "pool/disk")
+        self.assertEqual(self.refusal(self.daemon, "attach", "pool/disk", "--wait", "0").code,
+                         "lease-held")
+        third.call("detach", "pool/disk")
+        self.daemon.call("attach", "pool/disk")
+        self.qemu_io(self.daemon, "read -P 1 0 8M", "write -P 2 0 8M", "flush")
+        self.daemon.kill()  # so that the next reader finds a log that is to be replayed
+        self.daemon.start()
+        self.daemon.call("detach", "pool/disk")
+        self.other.call("attach", "pool/disk", "--shared")
+        self.qemu_io(self.other, "read -P 2 0 8M", read_only=True)
+
+    def test_a_reader_that_stands_still_while_the_volume_changes_is_fenced(self):
+        self.attach_new()
+        self.daemon.call("detach", "pool/disk")
+        self.other.call("attach", "pool/disk", "--shared")
+        uri = self.socket(self.other)
+        time.sleep(3)
+        os.kill(self.other.pid, signal.SIGSTOP)
+        self.addCleanup(lambda: self.other.is_running() and
+                        os.kill(self.other.pid, signal.SIGCONT))
+        done = self.daemon.run("attach", "pool/disk", "--wait", "1", timeout=60)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.qemu_io(self.daemon, "write -P 2 0 8M", "flush")
+        reader = programs.start(["qemu-io", "-r", "-f", "raw", uri, "-c", "read -P 1 0 4k"])
+        self.addCleanup(programs.stop, reader)
+        os.kill(self.other.pid, signal.SIGCONT)
+        programs.wait_until(
+            lambda: self.other.volume("pool/disk")["attachment"]["lease"]["state"] == "fenced",
+            30, "the reader to be fenced")
+        self.assertIsNone(reader.poll(), "it was answered with what is not there any more")
+        self.other.call("detach", "pool/disk")
+        self.daemon.call("detach", "pool/disk")
+        self.other.call("attach", "pool/disk", "--shared")
+        self.qemu_io(self.other, "read -P 2 0 8M", read_only=True)
 
     def test_clones_and_snapshots_are_seen_by_both(self):
         self.attach_new()

@@ -7,7 +7,8 @@
 
 Rules: the include table of docs/ARCHITECTURE.md; no clock, thread, lock, randomness or system call
 outside io/ and cli/ (the simulator's contract); every file has its SPDX line, every header #pragma
-once; 100 columns; no bare TODO; encoders only through base/bytes.h."""
+once; 100 columns; no bare TODO; encoders only through base/bytes.h; no co_await in a conditional
+expression (g++ 12 destroys the results of both branches)."""
 
 import re
 import sys
@@ -79,6 +80,7 @@ CALLS_ALLOWED = re.compile(
 
 INCLUDE = re.compile(r'^\s*#\s*include\s*([<"])([^">]+)[">]')
 TODO = re.compile(r"\b(TODO|FIXME|XXX)\b")
+CONDITIONAL_AWAIT = re.compile(r"[?:]\s+co_await\b")
 SPDX = "SPDX-License-Identifier: Apache-2.0"
 
 
@@ -131,6 +133,8 @@ def check_text(path, text):
             found.append((number, f"{len(line)} columns, at most {COLUMNS_MAX}"))
         if TODO.search(line):
             found.append((number, "no TODO: do it, or file an issue"))
+        if CONDITIONAL_AWAIT.search(strip_comment(line)):
+            found.append((number, "no co_await in a conditional expression: write if and else"))
         match = INCLUDE.match(line)
         if match:
             what = check_include(path, folder, *match.groups())
@@ -212,6 +216,9 @@ CASES = [
     ("src/pool/a.cc", HEAD + "// " + "x" * 98 + "\n", True),
     ("src/pool/a.cc", HEAD + "// " + "x" * 97 + "\n", False),
     ("src/pool/a.cc", HEAD + "// TODO: later\n", True),
+    ("src/pool/a.cc", HEAD + "auto a = is_b ? co_await b() : c;\n", True),
+    ("src/pool/a.cc", HEAD + "                : co_await b();\n", True),
+    ("src/pool/a.cc", HEAD + "auto a = co_await b();\n", False),
     ("src/new/a.cc", HEAD, True),
 ]
 

@@ -415,6 +415,7 @@ Json to_json(const LeaseReport& report) {
           {"held", report.is_held},
           {"mode", report.mode},
           {"ours", report.is_ours},
+          {"sharers", report.sharers},
           {"host_id", had_owner ? Json(report.host_id) : Json(nullptr)},
           {"host", text_or_null(report.host)},
           {"generation", had_owner ? Json(report.generation) : Json(nullptr)},

@@ -48,6 +48,7 @@ inline constexpr Duration kLeaseRequestRepeat = 300ms;
 inline constexpr Duration kLeaseBallotJitter = 100ms;
 inline constexpr std::uint32_t kLeaseBallotRounds = 16;
 inline constexpr std::uint32_t kLeaseAcquireTries = 8;
+inline constexpr Duration kLeaseShortHoldTime = 5s;  // one who only begins to share it has it
 inline constexpr std::uint32_t kLeaseClaimTries = 8;
 inline constexpr std::size_t kLeaseRenewalsKept = 180;
 

@@ -42,6 +42,18 @@ std::string host_of(const Json& lease) {
   return host;
 }
 
+// Of a shared one: "a, b".
+std::string sharers_of(const Json& lease) {
+  std::string text;
+  const Json& sharers = member(lease, "sharers");
+  if (!sharers.is_array()) return text;
+  for (const Json& sharer : sharers) {
+    if (!sharer.is_string()) continue;
+    text += (text.empty() ? "" : ", ") + sharer.get<std::string>();
+  }
+  return text;
+}
+
 const Json& ownership_of(const Json& volume) {
   return member(member(volume, "attachment"), "lease");
 }
@@ -65,9 +77,10 @@ std::string lease_table(const Json& leases) {
     const bool is_held = flag_of(lease, "held");
     const std::string host = host_of(lease);
     table.add({volume_of(lease), or_unknown(text_of(lease, "mode")),
-               !is_held                 ? kUnknown
-               : flag_of(lease, "ours") ? host + kThisHost
-                                        : host,
+               !is_held                     ? kUnknown
+               : !sharers_of(lease).empty() ? sharers_of(lease)
+               : flag_of(lease, "ours")     ? host + kThisHost
+                                            : host,
                is_held ? or_unknown(text_of(lease, "holder_state")) : kUnknown,
                number_of(lease, "epoch"),
                is_held ? ago(lease, "last_renewal_seconds_ago") : kUnknown,
@@ -88,7 +101,10 @@ std::string lease_details(const Json& lease) {
   details.add("lease", is_held ? "held, " + or_unknown(text_of(lease, "mode"))
                                : std::string("free: whoever attaches the volume has it"));
   const std::string host = host_of(lease);
-  if (host != kUnknown) {
+  const std::string sharers = sharers_of(lease);
+  if (!sharers.empty()) {
+    details.add("read by", sharers);
+  } else if (host != kUnknown) {
     details.add(is_held ? "holder" : "last holder",
                 host + (flag_of(lease, "ours") ? kThisHost : "") + ", id " +
                     number_of(lease, "host_id") + ", generation " + number_of(lease, "generation"));

@@ -168,6 +168,7 @@ struct LeaseReport {
   std::uint64_t generation = 0;
   std::uint64_t lver = 0;  // the volume's epoch
   bool is_ours = false;
+  std::vector<std::string> sharers;  // of a shared one: all hosts that read it
   LeaseHolderState holder_state = LeaseHolderState::free;
   std::optional<WallTime> since;             // only of our own
   std::optional<Duration> last_renewal_age;  // of the holder

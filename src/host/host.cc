@@ -95,7 +95,10 @@ Task<Result<void>> Host::start() {
     attachment->since = attached.since;
     attachment->qmp_path = attached.qmp_path;
     attachment->mode = attached.mode;
-    attachment->was_served_before = true;
+    // A machine that only reads knows nothing after this host was started again.
+    const auto pool = pools_.find(attached.pool);
+    attachment->was_served_before =
+        !attachment->is_shared() || (pool != pools_.end() && pool->second->identity.has_value());
     attachment->loop = least_loaded();
     const VolumeName name = attachment->name;
     attachments_.emplace(name, std::move(attachment));

@@ -101,7 +101,7 @@ ShardVolume Host::shard_volume(const PoolEntry& entry, const VolumeName& name, V
   volume.options.cleaner_idle_percent = config_.cleaner_idle_percent;
   volume.options.checkpoint_idle = config_.checkpoint_idle;
   volume.options.read_only = read_only;
-  volume.snapshot = split_snapshot(name.volume).second;
+  volume.what.snapshot = split_snapshot(name.volume).second;
   return volume;
 }
 
@@ -241,6 +241,7 @@ Task<Result<void>> Host::open_service(PoolEntry& entry, Attachment& attachment) 
   ShardVolume volume =
       shard_volume(entry, attachment.name, attachment.record->id, attachment.read_only);
   volume.options.fence = attachment.fence;
+  volume.what.is_shared = attachment.fence != nullptr && attachment.is_shared();
   auto command = [settings = service_settings(attachment), volume = std::move(volume)](
                      ServiceShard& shard) { return shard.open(settings, volume); };
   CO_TRY_ASSIGN(attachment.served, co_await loops_[attachment.loop]->run(std::move(command)));

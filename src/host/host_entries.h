@@ -116,6 +116,8 @@ struct Host::Attachment {
   bool is_handed_over = false;         // given away; taken back only if nobody took it
   bool is_wanted = false;              // clients asked for something while it was handed over
   bool is_changing_hands = false;      // take_over() or hand_over_when_quiet() is at it
+  // With the readers of other hosts.
+  bool is_shared() const { return mode == AttachMode::shared_read_only; }
   // As its loop last said; only where somebody wants to know.
   bool is_hold_known = false;
   std::optional<Duration> held;

@@ -24,7 +24,8 @@ LeaseReport lease_report(const PoolInfo& pool, const VolumeName& name, const Lea
   LeaseReport report;
   report.volume = name;
   report.is_held = holder.claim != LeaseClaim::free;
-  report.mode = report.is_held ? "exclusive" : "free";
+  report.mode = !report.is_held ? "free" : holder.sharers.empty() ? "exclusive" : "shared";
+  report.sharers = holder.sharers;
   report.host_id = holder.host.host_id;
   report.host = holder.host_name;
   report.generation = holder.host.generation;
@@ -116,12 +117,6 @@ Result<Host::PoolEntry*> Host::find_shared_pool(const std::string& name) const {
 Result<void> Host::check_attach_mode(const VolumeName& name, AttachMode mode) const {
   if (mode == AttachMode::exclusive) return {};
   const PoolEntry* entry = TRY(find_open_pool(name.pool));
-  if (entry->pool->info().shared && mode == AttachMode::shared_read_only) {
-    return Error(ErrorCode::unsupported,
-                 "this version cannot attach a volume read-only on many hosts at a time; take a "
-                 "snapshot, and attach that: holdfast attach " +
-                     name.to_string() + "@SNAPSHOT");
-  }
   if (entry->pool->info().shared) return {};
   const std::string option = mode == AttachMode::incoming ? "--incoming"
                              : mode == AttachMode::shared_writable
@@ -138,12 +133,58 @@ Result<void> Host::check_attach_mode(const VolumeName& name, AttachMode mode) co
 Task<Result<std::shared_ptr<const Fence>>> Host::acquire_lease(PoolEntry& entry, VolumeName name,
                                                                VolumeId id, AcquireHow how) {
   auto command = [id, how](LeaseKeeper& keeper) {
-    return keeper.acquire(id, LeaseKeeper::AcquireOptions{how.only_if_still_ours});
+    return keeper.acquire(id, LeaseKeeper::AcquireOptions{how.only_if_still_ours, false});
   };
   CO_TRY_ASSIGN(const AcquireAnswer answer, co_await entry.leases->run(std::move(command)));
   if (answer.fence != nullptr) co_return answer.fence;
   LeaseReport report = lease_report(entry.pool->info(), name, answer.holder);
   co_return lease_held_error(report, how.mode);
+}
+
+namespace {
+
+Task<Result<void>> do_nothing() {
+  co_return Result<void>{};
+}
+
+}  // namespace
+
+// The same for reading beside other hosts. The first of them opens the volume and closes it, so
+// that all that is in its log is in its maps as well: while it is shared nobody may do that.
+Task<Result<std::shared_ptr<const Fence>>> Host::share_lease(PoolEntry& entry,
+                                                             const Attachment& attachment) {
+  const VolumeName name = attachment.name;
+  const VolumeId id = attachment.record->id;
+  const bool was_shared = attachment.was_served_before;
+  auto acquire = [id, was_shared](LeaseKeeper& keeper) {
+    return keeper.acquire(id, LeaseKeeper::AcquireOptions{was_shared, true});
+  };
+  CO_TRY_ASSIGN(const AcquireAnswer answer, co_await entry.leases->run(std::move(acquire)));
+  if (answer.fence == nullptr) {
+    LeaseReport report = lease_report(entry.pool->info(), name, answer.holder);
+    if (!was_shared || (report.is_held && !report.is_ours)) {
+      co_return lease_held_error(report, attachment.mode);
+    }
+    co_return Error(ErrorCode::lease_held, "volume '" + name.to_string() +
+                                               "' may have been changed by another host since");
+  }
+  Result<void> done;
+  if (!answer.is_shared && !was_shared) {
+    ShardVolume volume = shard_volume(entry, name, id, false);
+    volume.options.fence = answer.fence;
+    auto tidy = [volume = std::move(volume)](ServiceShard& shard) {
+      return shard.with_volume(volume, [](Volume&) { return do_nothing(); });
+    };
+    auto closed = co_await loops_[attachment.loop]->run(std::move(tidy));
+    if (!closed.ok()) done = closed.take_error();
+  }
+  if (done.ok()) {
+    auto share = [id](LeaseKeeper& keeper) { return keeper.share(id); };
+    done = co_await entry.leases->run(std::move(share));
+  }
+  if (done.ok()) co_return answer.fence;
+  co_await release_lease(entry, id);
+  co_return done.take_error();
 }
 
 Task<void> Host::release_lease(PoolEntry& entry, VolumeId id) {
@@ -164,6 +205,15 @@ bool Host::is_owned_here(const VolumeName& name) const {
 Task<Result<std::shared_ptr<const Fence>>> Host::own_for_command(PoolEntry& entry, VolumeName name,
                                                                  VolumeId id) {
   if (!entry.pool->info().shared || is_owned_here(name)) {
+    if (const Attachment* attachment = find_attachment(name);
+        attachment != nullptr && attachment->is_shared()) {
+      co_return Error(
+          ErrorCode::busy,
+          "volume '" + name.to_string() +
+              "' is attached --shared, so that several hosts may read it, and is not "
+              "changed meanwhile; detach it on all of them first (holdfast lease show " +
+              name.to_string() + " lists them)");
+    }
     co_return std::shared_ptr<const Fence>();
   }
   co_return co_await acquire_lease(entry, std::move(name), id, AcquireHow());
@@ -182,7 +232,13 @@ Task<Result<void>> Host::take_lease(PoolEntry& entry, Attachment& attachment) {
     co_return Result<void>{};
   }
   const AcquireHow how{attachment.was_served_before, attachment.mode};
-  auto fence = co_await acquire_lease(entry, attachment.name, attachment.record->id, how);
+  const std::shared_ptr<const Fence> none;
+  Result<std::shared_ptr<const Fence>> fence = none;
+  if (attachment.is_shared()) {
+    fence = co_await share_lease(entry, attachment);
+  } else {
+    fence = co_await acquire_lease(entry, attachment.name, attachment.record->id, how);
+  }
   if (!fence.ok() && fence.error().code() == ErrorCode::lease_held &&
       attachment.was_served_before) {
     attachment.is_fenced = true;
@@ -366,8 +422,9 @@ Task<Result<std::vector<PoolHostReport>>> Host::list_hosts(std::string pool) {
 void Host::lease_requested(const std::string& pool, VolumeId volume, bool now) {
   if (!now || !running_) return;
   for (const auto& [name, attachment] : attachments_) {
-    if (name.pool != pool || attachment->fence == nullptr || attachment->is_changing_hands ||
-        !attachment->record.has_value() || attachment->record->id != volume) {
+    if (name.pool != pool || attachment->fence == nullptr || attachment->is_shared() ||
+        attachment->is_changing_hands || !attachment->record.has_value() ||
+        attachment->record->id != volume) {
       continue;
     }
     attachment->is_changing_hands = true;
@@ -426,6 +483,12 @@ Task<Result<HandOverAnswer>> Host::hand_over(VolumeName name) {
   if (attachment == nullptr || attachment->fence == nullptr || !attachment->served.has_value()) {
     co_return Error(ErrorCode::not_found,
                     "volume '" + name.to_string() + "' is not served here; nothing was done");
+  }
+  if (attachment->is_shared()) {
+    co_return Error(ErrorCode::invalid_argument,
+                    "volume '" + name.to_string() +
+                        "' is attached --shared: other hosts can attach it so as well, without a "
+                        "hand-over");
   }
   HandOverAnswer answer;
   answer.volume = name;

@@ -56,7 +56,7 @@ Task<Result<ServiceReport>> ServiceShard::open(ServiceSettings settings, ShardVo
   volume.options.page_memory = &page_memory_;
   volume.options.cleaner_turns = &cleaner_turns_;
   ++place.opens_under_way;
-  const auto opened = co_await target.open(*place.pool, volume.id, volume.snapshot, volume.options);
+  const auto opened = co_await target.open(*place.pool, volume.id, volume.what, volume.options);
   --place.opens_under_way;
   place.opened.notify_all();
   if (!opened.ok()) co_return opened.error();

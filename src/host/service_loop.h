@@ -29,7 +29,7 @@ struct ShardVolume {
   PoolInfo pool;
   VolumeId id;
   VolumeOptions options;  // but what the volumes of a loop share, which is the shard's
-  std::string snapshot;   // to be served instead of the volume
+  ServedPart what;
 };
 
 // Something done with a volume, on its loop. Called once.

@@ -76,16 +76,19 @@ Result<void> VolumeService::listen() {
   return {};
 }
 
-Task<Result<void>> VolumeService::open(Pool& pool, VolumeId id, std::string snapshot,
+Task<Result<void>> VolumeService::open(Pool& pool, VolumeId id, ServedPart what,
                                        VolumeOptions options) {
   HOLDFAST_ASSERT(!is_open());
   CO_TRY(listen());
   options.opening_hold = &opening_hold_;
-  if (snapshot.empty()) {
-    CO_TRY_ASSIGN(volume_, co_await Volume::open(environment_.executor, pool, id, options));
+  Executor& executor = environment_.executor;
+  if (what.is_shared) {
+    CO_TRY_ASSIGN(volume_, co_await Volume::open_shared(executor, pool, id, options));
+  } else if (what.snapshot.empty()) {
+    CO_TRY_ASSIGN(volume_, co_await Volume::open(executor, pool, id, options));
   } else {
-    CO_TRY_ASSIGN(volume_, co_await Volume::open_snapshot(environment_.executor, pool, id,
-                                                          std::move(snapshot), options));
+    CO_TRY_ASSIGN(volume_, co_await Volume::open_snapshot(executor, pool, id,
+                                                          std::move(what.snapshot), options));
   }
   if (frontend_ != nullptr) {  // whose clients have waited for it
     deferred_->connect(*volume_);

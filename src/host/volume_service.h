@@ -47,6 +47,12 @@ struct ServiceSettings {
   std::function<void()> on_wanted = [] {};
 };
 
+// What is served of a volume.
+struct ServedPart {
+  std::string snapshot;    // this one, for reading
+  bool is_shared = false;  // all of it, as it was closed, for reading: Volume::open_shared()
+};
+
 // Plain data, for the host to keep.
 struct ServiceReport {
   bool is_open = true;  // false: it is being opened, and only its hold is known
@@ -67,8 +73,8 @@ class VolumeService {
   Result<void> listen();
   // Opens the volume, then accepts. When it fails it may be called again; the socket stays.
   // The pool outlives the service.
-  // With `snapshot`: that of the volume, for reading.
-  Task<Result<void>> open(Pool& pool, VolumeId id, std::string snapshot, VolumeOptions options);
+  // `what`: the volume, a snapshot of it or, shared, the volume as it was closed.
+  Task<Result<void>> open(Pool& pool, VolumeId id, ServedPart what, VolumeOptions options);
   // Accepts, though the volume is another host's now: what clients want waits until open().
   Task<Result<void>> await_volume(Pool& pool, VolumeId id);
   // Of a volume with a fence: closes it, so that another host can have it. Clients stay, and what

@@ -28,21 +28,25 @@ Result<VolumeLeaseArea> VolumeLeaseArea::decode(const format::LeaseGeometry& geo
   return area;
 }
 
-std::optional<HostIdentity> find_sharer(const VolumeLeaseArea& area, const HostIdentity& self,
-                                        const std::function<const HostWatch*(std::uint64_t)>& watch,
-                                        Duration watchdog) {
+std::vector<HostIdentity> find_sharers(const VolumeLeaseArea& area,
+                                       const std::function<const HostWatch*(std::uint64_t)>& watch,
+                                       Duration watchdog) {
+  std::vector<HostIdentity> sharers;
   for (std::uint64_t id = 1; id <= area.blocks.size(); ++id) {
     const auto& block = area.blocks[id - 1];
-    if (id == self.host_id || !block.has_value() || !block->shared_mode) continue;
+    if (!block.has_value() || !block->shared_mode) continue;
     const HostIdentity sharer{id, block->shared_generation};
     const HostWatch* const host = watch(id);
-    if (host == nullptr || !host->is_seen()) return sharer;  // not looked at yet
-    const LeaseLeader& lease = host->lease();
-    const bool is_gone = lease.owner_generation > sharer.generation ||
-                         (lease.owner_generation == sharer.generation && lease.timestamp == 0);
-    if (!is_gone && host->state(watchdog) != HostLiveness::dead) return sharer;
+    const bool is_known = host != nullptr && host->is_seen();  // else it was not looked at yet
+    if (is_known) {
+      const LeaseLeader& lease = host->lease();
+      const bool is_gone = lease.owner_generation > sharer.generation ||
+                           (lease.owner_generation == sharer.generation && lease.timestamp == 0);
+      if (is_gone || host->state(watchdog) == HostLiveness::dead) continue;
+    }
+    sharers.push_back(sharer);
   }
-  return std::nullopt;
+  return sharers;
 }
 
 LeaseClaim judge_holder(const VolumeLeaseArea& area, const HostIdentity& self,
@@ -138,13 +142,14 @@ void Ballot::accept(const VolumeLeaseArea& area, std::uint64_t timestamp) {
   block_.bal = block_.mbal;
 }
 
-LeaseLeader Ballot::result(const LeaseLeader& before, std::uint64_t timestamp) const {
+LeaseLeader Ballot::result(const LeaseLeader& before, std::uint64_t timestamp,
+                           bool short_hold) const {
   LeaseLeader leader = before;
   leader.lver = lver_;
   leader.owner_id = block_.inp;
   leader.owner_generation = block_.inp2;
   leader.timestamp = block_.inp3;
-  leader.short_hold = false;
+  leader.short_hold = short_hold && is_proposed_;
   leader.write_id = self_.host_id;
   leader.write_generation = self_.generation;
   leader.write_timestamp = timestamp;

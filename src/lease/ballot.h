@@ -39,11 +39,11 @@ enum class LeaseClaim {
   held,         // none of these
 };
 
-// Some host, not dead and not gone, that shares the volume: a mode of sanlock's, in which the
-// leader is free, and each sharer says so in its own block. Nobody may own the volume beside it.
-std::optional<HostIdentity> find_sharer(const VolumeLeaseArea& area, const HostIdentity& self,
-                                        const std::function<const HostWatch*(std::uint64_t)>& watch,
-                                        Duration watchdog);
+// The hosts, not dead and not gone, that share the volume: a mode of sanlock's, in which the leader
+// is free, and each sharer says so in its own block. Nobody may own the volume beside them.
+std::vector<HostIdentity> find_sharers(const VolumeLeaseArea& area,
+                                       const std::function<const HostWatch*(std::uint64_t)>& watch,
+                                       Duration watchdog);
 
 // `watch` answers for a host id; null: no such host. Does not look for sharers.
 LeaseClaim judge_holder(const VolumeLeaseArea& area, const HostIdentity& self,
@@ -79,8 +79,10 @@ class Ballot {
   // The value was proposed by this very ballot: one that an earlier life of ours had proposed is
   // not ours to use.
   bool is_own_value() const { return is_proposed_; }
-  // After the second go_on: the outcome, to be written whoever has won.
-  format::LeaseLeader result(const format::LeaseLeader& before, std::uint64_t timestamp) const;
+  // After the second go_on: the outcome, to be written whoever has won. `short_hold`: if it is us,
+  // it will soon be free.
+  format::LeaseLeader result(const format::LeaseLeader& before, std::uint64_t timestamp,
+                             bool short_hold) const;
 
  private:
   const HostIdentity self_;

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <utility>
 
 #include "lease/lease_keeper.h"
@@ -36,6 +37,8 @@ struct LeaseKeeper::Held {
   bool is_gone = false;
   bool is_announced = false;  // somebody will ask for it, so that requests are looked at often
   bool is_wanted = false;     // somebody asks for it now, and the owner was told
+  // Others may share it, too, and nobody changes it: so it has been since this ownership of ours.
+  std::optional<Epoch> shared_since;
 };
 
 }  // namespace holdfast

@@ -53,11 +53,15 @@ struct LeaseHolder {
   HostLiveness state = HostLiveness::free;  // of that host
   Duration unchanged{};                     // how long it has not been seen to renew
   std::optional<Duration> take_over_after;  // none: not while the host lives
+  // It is shared for reading, by these hosts, of which `host` is one; nobody owns it meanwhile.
+  std::vector<std::string> sharers;
 };
 
 struct AcquireAnswer {
   std::shared_ptr<const Fence> fence;  // null: somebody else has it
   LeaseHolder holder;                  // before us
+  // For sharing only: others share the volume already, so that nothing of it may be changed.
+  bool is_shared = false;
 };
 
 // One renewal of the own host lease, for people.
@@ -106,10 +110,15 @@ class LeaseKeeper {
   struct AcquireOptions {
     // The volume has been ours, and nobody's since: else nothing is taken (`holder` says who).
     bool only_if_still_ours = false;
+    // To share() it at once. Beside others who do; and what has been ours is what we shared.
+    bool for_sharing = false;
   };
   // Takes the volume if nobody has it, or whoever has it may be replaced now; never waits for
   // another host. Errors: what the storage says; busy before join() has succeeded.
   Task<Result<AcquireAnswer>> acquire(VolumeId volume, AcquireOptions options);
+  // Of a volume that is ours, and closed: from here on other hosts may share it, too, and until
+  // none does nobody can own it. Its fence holds as before, now for reading what is there.
+  Task<Result<void>> share(VolumeId volume);
   // Gives it back; its fence is lost from here on. A volume that is not ours is fine.
   Task<Result<void>> release(VolumeId volume);
   Task<Result<LeaseHolder>> show(VolumeId volume);
@@ -151,11 +160,19 @@ class LeaseKeeper {
   Task<Result<void>> write_sector(Area& area, std::uint64_t offset_bytes);
   Task<Result<void>> write_leader(Area& area, format::LeaseLeader leader);
   Task<Result<void>> write_block(Area& area, HostIdentity self, format::LeaseBlock block);
-  Task<Result<std::optional<format::LeaseLeader>>> stand(Area& area, std::uint64_t lver);
+  Task<Result<std::optional<format::LeaseLeader>>> stand(Area& area, std::uint64_t lver,
+                                                         bool short_hold);
   Task<Result<LeaseHolder>> judge(Area& area, VolumeLeaseArea* found);
   LeaseHolder describe(const VolumeLeaseArea& area, HostIdentity identity, LeaseClaim claim) const;
   Task<Result<void>> let_go(Held& held);
+  Task<Result<void>> begin_sharing(Held& held);
+  Task<Result<void>> end_sharing(Area& area);
+  Task<Result<bool>> is_unchanged_since(VolumeId volume, Epoch epoch);
+  bool has_other_sharers(const VolumeLeaseArea& area) const;
   Task<void> take_again(VolumeId volume);
+  enum class Again { ours, lost, try_again, try_later };
+  Task<Again> try_take_again(Held& held);
+  Task<Again> try_share_again(Held& held);
 
   const HostWatch* watch(std::uint64_t host_id) const;
   std::uint64_t seconds() const;

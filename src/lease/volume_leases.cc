@@ -85,7 +85,8 @@ Task<Result<void>> LeaseKeeper::write_block(Area& area, HostIdentity self, Lease
 
 // The outcome when it is our own proposal, and everything says so; nothing: it is another one's, or
 // not certain, so look again.
-Task<Result<std::optional<LeaseLeader>>> LeaseKeeper::stand(Area& area, std::uint64_t lver) {
+Task<Result<std::optional<LeaseLeader>>> LeaseKeeper::stand(Area& area, std::uint64_t lver,
+                                                            bool short_hold) {
   const std::optional<LeaseLeader> nothing;
   if (!self_.has_value()) co_return nothing;
   const HostIdentity self = *self_;
@@ -111,7 +112,7 @@ Task<Result<std::optional<LeaseLeader>>> LeaseKeeper::stand(Area& area, std::uin
       continue;
     }
     if (self_ != self) co_return nothing;
-    const LeaseLeader result = ballot.result(found.leader, seconds());
+    const LeaseLeader result = ballot.result(found.leader, seconds(), short_hold);
     CO_TRY(co_await write_leader(area, result));
     // An old write of anybody's may land at any time: the outcome counts when all of it is there.
     CO_TRY_ASSIGN(found, co_await read(area));
@@ -134,12 +135,27 @@ Task<Result<LeaseHolder>> LeaseKeeper::judge(Area& area, VolumeLeaseArea* found)
   }
   const auto watch_of = [this](std::uint64_t host) { return watch(host); };
   const LeaseClaim claim = judge_holder(*found, *self_, watch_of, times_.watchdog);
-  const auto sharer = find_sharer(*found, *self_, watch_of, times_.watchdog);
-  if (claim != LeaseClaim::held && sharer.has_value()) {
-    co_return describe(*found, *sharer, LeaseClaim::held);
-  }
   const HostIdentity owner{found->leader.owner_id, found->leader.owner_generation};
-  co_return describe(*found, owner, claim);
+  const auto sharers = find_sharers(*found, watch_of, times_.watchdog);
+  if (sharers.empty() || claim == LeaseClaim::held) co_return describe(*found, owner, claim);
+  const auto other = std::find_if(sharers.begin(), sharers.end(), [this](const HostIdentity& each) {
+    return each.host_id != self_->host_id;
+  });
+  LeaseHolder holder = other == sharers.end() ? describe(*found, *self_, LeaseClaim::own)
+                                              : describe(*found, *other, LeaseClaim::held);
+  for (const HostIdentity& each : sharers) {
+    const std::string name = describe(*found, each, LeaseClaim::held).host_name;
+    holder.sharers.push_back(name.empty() ? "id " + std::to_string(each.host_id) : name);
+  }
+  co_return holder;
+}
+
+bool LeaseKeeper::has_other_sharers(const VolumeLeaseArea& area) const {
+  const auto watch_of = [this](std::uint64_t host) { return watch(host); };
+  const auto sharers = find_sharers(area, watch_of, times_.watchdog);
+  return std::any_of(sharers.begin(), sharers.end(), [this](const HostIdentity& each) {
+    return !self_.has_value() || each.host_id != self_->host_id;
+  });
 }
 
 LeaseHolder LeaseKeeper::describe(const VolumeLeaseArea& area, HostIdentity identity,
@@ -170,6 +186,8 @@ Task<Result<AcquireAnswer>> LeaseKeeper::acquire(VolumeId volume, AcquireOptions
     co_return Error(ErrorCode::busy, "this daemon has volume " + volume.to_string() + " already");
   }
   CO_TRY_ASSIGN(std::unique_ptr<Area> area, co_await open_area(volume));
+  std::optional<Epoch> shared_before;
+  const MonotonicTime begin = executor_.now();
   for (std::uint32_t tries = 0; tries < limits::kLeaseAcquireTries; ++tries) {
     if (!self_.has_value() || executor_.boot_time() >= deadline()) {
       co_return Error(self_.has_value() ? ErrorCode::path_failure : ErrorCode::busy,
@@ -181,30 +199,52 @@ Task<Result<AcquireAnswer>> LeaseKeeper::acquire(VolumeId volume, AcquireOptions
     AcquireAnswer answer;
     VolumeLeaseArea found;
     CO_TRY_ASSIGN(answer.holder, co_await judge(*area, &found));
-    const bool was_ours =
+    answer.is_shared = has_other_sharers(found);
+    const bool is_beside_others = options.for_sharing && !answer.holder.sharers.empty();
+    if (answer.holder.claim == LeaseClaim::held && !is_beside_others) {
+      const bool is_soon_free = options.for_sharing && found.leader.short_hold &&
+                                executor_.now() < begin + limits::kLeaseShortHoldTime;
+      if (!is_soon_free) co_return answer;
+      co_await sleep_for(executor_, limits::kLeaseBallotJitter);
+      --tries;
+      continue;
+    }
+    bool was_ours =
         found.leader.owner_id == self.host_id && found.leader.owner_generation <= self.generation;
-    if (answer.holder.claim == LeaseClaim::held) co_return answer;
+    if (options.for_sharing) {
+      const auto& own = found.blocks[self.host_id - 1];
+      if (own.has_value() && own->shared_mode) shared_before = Epoch{own->lver};
+      was_ours = shared_before.has_value();
+    }
     if (options.only_if_still_ours && !was_ours) co_return answer;
     const std::uint64_t lver = Ballot::next_lver(found);
-    CO_TRY_ASSIGN(const std::optional<LeaseLeader> won, co_await stand(*area, lver));
+    CO_TRY_ASSIGN(const std::optional<LeaseLeader> won,
+                  co_await stand(*area, lver, options.for_sharing));
     // A lapse in between may have let others decide against us; then once more.
     const bool is_certain =
         term == term_ && self_.has_value() && *self_ == self && executor_.boot_time() < deadline();
     if (!won.has_value() || !is_certain) {
       // Who has won meanwhile, or nobody, shows in the next look. Ours, not certain, is "own".
-      options.only_if_still_ours = options.only_if_still_ours && was_ours;
       continue;
     }
     auto held = std::make_unique<Held>();
     held->leader = *won;
     // As the owner before us one may have begun to share it, after we had looked.
     CO_TRY_ASSIGN(const VolumeLeaseArea last, co_await read(*area));
-    const auto watch_of = [this](std::uint64_t host) { return watch(host); };
-    if (find_sharer(last, self, watch_of, times_.watchdog).has_value()) {
+    answer.is_shared = has_other_sharers(last);
+    if (answer.is_shared && !options.for_sharing) {
       held->area = std::move(area);
       CO_TRY(co_await let_go(*held));
       area = std::move(held->area);
       continue;
+    }
+    if (options.for_sharing && options.only_if_still_ours) {
+      CO_TRY_ASSIGN(const bool is_unchanged, co_await is_unchanged_since(volume, *shared_before));
+      if (!is_unchanged) {
+        held->area = std::move(area);
+        CO_TRY(co_await let_go(*held));
+        co_return answer;
+      }
     }
     if (found.request != format::LeaseRequest{}) {
       // It was for the owner before us; if it stays, it is ignored all the same, or heard in vain.
@@ -243,12 +283,14 @@ Task<Result<void>> LeaseKeeper::release(VolumeId volume) {
   if (at == held_.end()) co_return Result<void>{};
   const std::unique_ptr<Held> held = std::move(at->second);
   held_.erase(at);
-  if (was_lost) co_return Result<void>{};
+  // What our block says of sharing would keep others away as long as this host lives.
+  if (was_lost && !held->shared_since.has_value()) co_return Result<void>{};
   co_return co_await let_go(*held);
 }
 
 Task<Result<void>> LeaseKeeper::let_go(Held& held) {
   Area& area = *held.area;
+  if (held.shared_since.has_value()) co_return co_await end_sharing(area);
   const HostIdentity self{held.leader.owner_id, held.leader.owner_generation};
   CO_TRY_ASSIGN(VolumeLeaseArea found, co_await read(area));
   auto& own = found.blocks[self.host_id - 1];
@@ -267,46 +309,144 @@ Task<Result<void>> LeaseKeeper::let_go(Held& held) {
   co_return co_await write_leader(area, leader);
 }
 
-// The host lease has lapsed and is renewed: who else has decided to take the volume meanwhile does
-// it in a ballot, so winning the one right after ours shows that nobody has, and that nobody can
-// before we lapse again.
+// --- Sharing ---
+
+// As sanlock: the block says that we share it, then the leader is free.
+Task<Result<void>> LeaseKeeper::share(VolumeId volume) {
+  const auto at = held_.find(volume);
+  if (at == held_.end() || at->second->is_gone || at->second->busy) {
+    co_return Error(ErrorCode::busy, "the lease of volume " + volume.to_string() +
+                                         " is lost, or not certain to be ours; try again");
+  }
+  Held& held = *at->second;
+  held.busy = true;
+  auto begun = co_await begin_sharing(held);
+  if (begun.ok()) held.shared_since = Epoch{held.leader.lver};
+  held.busy = false;
+  changed_.notify_all();
+  co_return begun;
+}
+
+Task<Result<void>> LeaseKeeper::begin_sharing(Held& held) {
+  Area& area = *held.area;
+  const HostIdentity self{held.leader.owner_id, held.leader.owner_generation};
+  CO_TRY_ASSIGN(VolumeLeaseArea found, co_await read(area));
+  auto& own = found.blocks[self.host_id - 1];
+  if (found.leader != held.leader || !own.has_value()) {
+    co_return Error(ErrorCode::busy, "another host has taken volume " + area.volume.to_string());
+  }
+  own->shared_mode = true;
+  own->shared_generation = self.generation;
+  own->released = true;
+  CO_TRY(co_await write_block(area, self, *own));
+  held.leader.timestamp = 0;
+  held.leader.short_hold = false;
+  held.leader.write_id = self.host_id;
+  held.leader.write_generation = self.generation;
+  held.leader.write_timestamp = seconds();
+  co_return co_await write_leader(area, held.leader);
+}
+
+Task<Result<void>> LeaseKeeper::end_sharing(Area& area) {
+  if (!self_.has_value()) co_return Result<void>{};  // it ended with our life
+  const HostIdentity self = *self_;
+  CO_TRY_ASSIGN(VolumeLeaseArea found, co_await read(area));
+  auto& own = found.blocks[self.host_id - 1];
+  if (!own.has_value() || !own->shared_mode) co_return Result<void>{};
+  own->shared_mode = false;
+  own->shared_generation = 0;
+  co_return co_await write_block(area, self, *own);
+}
+
+// Whoever owns a volume to change it publishes a root of that epoch first.
+Task<Result<bool>> LeaseKeeper::is_unchanged_since(VolumeId volume, Epoch epoch) {
+  CO_TRY_ASSIGN(const std::vector<RootId> roots, co_await pool_.list_roots(volume));
+  co_return std::all_of(roots.begin(), roots.end(),
+                        [epoch](const RootId& root) { return root.epoch <= epoch; });
+}
+
+// --- After a lapse ---
+
+// The host lease has lapsed and is renewed.
 Task<void> LeaseKeeper::take_again(VolumeId volume) {
   Held& held = *held_.at(volume);
   held.busy = true;
-  bool is_taken = false;
-  for (std::uint32_t tries = 0; tries < limits::kLeaseAcquireTries && !held.is_gone; ++tries) {
+  Again again = Again::try_again;
+  for (std::uint32_t tries = 0;
+       tries < limits::kLeaseAcquireTries && !held.is_gone && again == Again::try_again; ++tries) {
     const std::uint64_t term = term_;
-    const auto found = co_await read(*held.area);
-    if (!found.ok() || held.is_gone || !self_.has_value()) break;  // the next renewal tries again
-    const LeaseLeader& leader = found->leader;
-    const std::uint64_t lver = Ballot::next_lver(found.value());
-    // The ownership right after the one we know of is ours, too, if it says so: of a ballot whose
-    // end we have not seen. Anything beyond it may hide somebody between.
-    is_taken = leader.owner_id != held.leader.owner_id ||
-               leader.owner_generation != held.leader.owner_generation ||
-               leader.lver < held.leader.lver || leader.lver > held.leader.lver + 1 ||
-               lver != leader.lver + 1;
-    if (is_taken) {
-      log_error("volume " + volume.to_string() +
-                " was taken over by another host; it is fenced here");
-      held.fence->lose();
-      held.is_gone = true;
-      break;
+    if (held.shared_since.has_value()) {
+      again = co_await try_share_again(held);
+    } else {
+      again = co_await try_take_again(held);
     }
-    held.leader = leader;
-    const auto won = co_await stand(*held.area, lver);
-    if (!won.ok()) break;
-    if (!won->has_value() || held.is_gone) continue;
-    held.leader = won.value().value();
-    if (term != term_) continue;
+    if (held.is_gone || again != Again::ours) continue;
+    if (term != term_) {
+      again = Again::try_again;
+      continue;
+    }
     held.is_lapsed = false;
     if (executor_.boot_time() < deadline()) held.fence->extend(deadline());
     log_info("volume " + volume.to_string() + " is still ours, and goes on");
-    break;
+  }
+  if (again == Again::lost) {
+    log_error("volume " + volume.to_string() +
+              " was taken over by another host; it is fenced here");
+    held.fence->lose();
+    held.is_gone = true;
+    if (held.shared_since.has_value()) {
+      const auto ended = co_await end_sharing(*held.area);
+      if (!ended.ok()) log_warning(ended.error().message());
+    }
   }
   held.busy = false;
   changed_.notify_all();
-  if (is_taken) held_.erase(volume);
+  if (again == Again::lost) held_.erase(volume);
+}
+
+// Who else has decided to take the volume meanwhile does it in a ballot, so winning the one right
+// after ours shows that nobody has, and that nobody can before we lapse again.
+Task<LeaseKeeper::Again> LeaseKeeper::try_take_again(Held& held) {
+  const auto found = co_await read(*held.area);
+  if (!found.ok() || held.is_gone || !self_.has_value()) co_return Again::try_later;
+  const LeaseLeader& leader = found->leader;
+  const std::uint64_t lver = Ballot::next_lver(found.value());
+  // The ownership right after the one we know of is ours, too, if it says so: of a ballot whose
+  // end we have not seen. Anything beyond it may hide somebody between.
+  const bool is_taken = leader.owner_id != held.leader.owner_id ||
+                        leader.owner_generation != held.leader.owner_generation ||
+                        leader.lver < held.leader.lver || leader.lver > held.leader.lver + 1 ||
+                        lver != leader.lver + 1;
+  if (is_taken) co_return Again::lost;
+  held.leader = leader;
+  const auto won = co_await stand(*held.area, lver, false);
+  if (!won.ok()) co_return Again::try_later;
+  if (!won->has_value()) co_return Again::try_again;
+  held.leader = won.value().value();
+  co_return Again::ours;
+}
+
+// Others may have owned it, to share it as we do, or to change it, which shows in its roots.
+Task<LeaseKeeper::Again> LeaseKeeper::try_share_again(Held& held) {
+  VolumeLeaseArea found;
+  const auto holder = co_await judge(*held.area, &found);
+  if (!holder.ok() || held.is_gone || !self_.has_value()) co_return Again::try_later;
+  const bool is_owned = holder->claim == LeaseClaim::held && holder->sharers.empty();
+  if (!is_owned) {
+    const auto won = co_await stand(*held.area, Ballot::next_lver(found), true);
+    if (!won.ok()) co_return Again::try_later;
+    if (!won->has_value()) co_return Again::try_again;
+    held.leader = won.value().value();
+    const auto begun = co_await begin_sharing(held);
+    if (!begun.ok()) co_return Again::try_later;
+  }
+  const auto unchanged = co_await is_unchanged_since(held.area->volume, *held.shared_since);
+  if (!unchanged.ok()) co_return Again::try_later;
+  if (!unchanged.value()) co_return Again::lost;
+  if (!is_owned) co_return Again::ours;
+  if (!found.leader.short_hold) co_return Again::try_later;
+  co_await sleep_for(executor_, limits::kLeaseBallotJitter);
+  co_return Again::try_again;
 }
 
 Task<Result<LeaseHolder>> LeaseKeeper::show(VolumeId volume) {

@@ -19,6 +19,7 @@
 #include "base/assert.h"
 #include "base/log.h"
 #include "format/snapshot.h"
+#include "volume/stored.h"
 #include "volume/volume_impl.h"
 
 namespace holdfast {
@@ -230,6 +231,20 @@ Task<Result<Snapshot>> read_snapshot(Pool& pool, VolumeId id, std::string name) 
 
 }  // namespace
 
+namespace {
+
+Task<Result<std::unique_ptr<Volume>>> serve(Executor& executor, std::unique_ptr<VolumeImpl> view) {
+  Result<void> served = co_await view->serve_view();
+  if (!served.ok()) {
+    // It may be calling us from inside its own load of a page: let that return first.
+    co_await sleep_for(executor, 0ns);
+    co_return served.take_error();
+  }
+  co_return std::unique_ptr<Volume>(std::move(view));
+}
+
+}  // namespace
+
 Task<Result<std::unique_ptr<Volume>>> Volume::open_snapshot(Executor& executor, Pool& pool,
                                                             VolumeId id, std::string snapshot,
                                                             VolumeOptions options) {
@@ -238,13 +253,16 @@ Task<Result<std::unique_ptr<Volume>>> Volume::open_snapshot(Executor& executor, 
   options.read_only = true;
   auto view = std::make_unique<VolumeImpl>(executor, pool, id, options, found.root);
   view->set_name(snapshot);
-  Result<void> served = co_await view->serve_view();
-  if (!served.ok()) {
-    // It may be calling us from inside its own load of a page: let that return first.
-    co_await sleep_for(executor, 0ns);
-    co_return served.take_error();
-  }
-  co_return std::unique_ptr<Volume>(std::move(view));
+  co_return co_await serve(executor, std::move(view));
+}
+
+Task<Result<std::unique_ptr<Volume>>> Volume::open_shared(Executor& executor, Pool& pool,
+                                                          VolumeId id, VolumeOptions options) {
+  std::vector<RootId> roots;
+  CO_TRY_ASSIGN(const format::Root root, co_await newest_root(pool, id, roots));
+  options.read_only = true;
+  auto view = std::make_unique<VolumeImpl>(executor, pool, id, options, root);
+  co_return co_await serve(executor, std::move(view));
 }
 
 Task<Result<void>> VolumeImpl::serve_view() {

@@ -426,6 +426,8 @@ Task<Result<void>> VolumeImpl::close() {
   }
   while ((requests_active_ != 0 || !completed_.empty()) && !abandoned_) co_await drained_.wait();
   if (is_view_) {
+    if (abandoned_) co_await end_abandoned();
+    executor_.cancel(fence_timer_);
     while (!tasks_.empty()) co_await sleep_for(executor_, 1ms);
     co_return Result<void>{};
   }

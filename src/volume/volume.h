@@ -200,6 +200,10 @@ class Volume : public BlockDevice {
   static Task<Result<std::unique_ptr<Volume>>> open_snapshot(Executor& executor, Pool& pool,
                                                              VolumeId id, std::string snapshot,
                                                              VolumeOptions options);
+  // The same with a volume as it was closed, while nobody can own it: behind the fence of a lease
+  // that it is shared with.
+  static Task<Result<std::unique_ptr<Volume>>> open_shared(Executor& executor, Pool& pool,
+                                                           VolumeId id, VolumeOptions options);
   // A new volume that begins as the snapshot; in time that does not depend on sizes. The snapshot
   // must not be removed while the pool has a mark of the clone.
   static Task<Result<void>> clone(Executor& executor, Pool& pool, VolumeCloneOptions options);
