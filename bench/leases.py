@@ -4,7 +4,8 @@
 
   attach     a free volume of a shared pool beside one of a local pool: the whole command
   hand-over  how long a client has no I/O: from the last answer of the host that has the volume to
-             the first of the one that takes it, with a write after write until then
+             the first of the one that takes it, with write after write until then. The taker had
+             attached it 1.5 s before: within one the holder hears of that, and listens
   renewals   of the leases of many pools on the disk that bulk I/O saturates, beside the same writes
              (one sector, made durable) by another program on that disk, and without the load"""
 
@@ -180,7 +181,7 @@ def main():
     with tempfile.TemporaryDirectory(prefix="holdfast-leases-", dir=test_root()) as name:
         directory = Path(name)
         attach = measure_attach(directory, arguments.rounds)
-        gaps = measure_hand_over(directory, arguments.rounds, 0.5)
+        gaps = measure_hand_over(directory, arguments.rounds, 1.5)
         renewals = measure_renewals(directory, arguments.pools, arguments.seconds)
     medians = {what: 1000 * statistics.median(taken) for what, taken in attach.items()}
     print(f"attach of a free volume, whole command, ms, median of {arguments.rounds}: shared pool "

@@ -554,19 +554,17 @@ Task<Result<bool>> Host::try_take_over(VolumeName name, bool with_request) {
   auto entry = find_open_pool(name.pool);
   if (!entry.ok()) co_return false;  // once it is open again
   const PoolUse use(*entry.value());
+  if (with_request) {
+    auto ask = [id = attachment->record->id](LeaseKeeper& keeper) {
+      return keeper.request(id, true);
+    };
+    (void)co_await entry.value()->leases->run(std::move(ask));  // else in the next round
+  }
   // What was given away is taken back only if nobody has had it since.
   attachment->was_served_before = attachment->is_handed_over;
   const auto owned = co_await take_lease(*entry.value(), *attachment);
   if (attachment->is_fenced) co_return owned.error();
-  if (!owned.ok()) {
-    if (with_request) {
-      auto ask = [id = attachment->record->id](LeaseKeeper& keeper) {
-        return keeper.request(id, true);
-      };
-      (void)co_await entry.value()->leases->run(std::move(ask));  // else in the next round
-    }
-    co_return false;
-  }
+  if (!owned.ok()) co_return false;
   const auto opened = co_await open_service(*entry.value(), *attachment);
   if (!opened.ok()) {
     co_await give_lease_back(*attachment);

@@ -376,7 +376,8 @@ void LeaseKeeper::lose_all(const std::string& why) {
 Task<Result<void>> LeaseKeeper::request(VolumeId volume, bool now) {
   CO_TRY_ASSIGN(const std::unique_ptr<Area> area, co_await open_area(volume));
   CO_TRY_ASSIGN(const LeaseLeader leader, co_await read_leader(*area));
-  if (leader.owner_id == 0 || leader.owner_id > own_bits_.size()) co_return Result<void>{};
+  const bool is_free = leader.owner_id == 0 || (now && leader.timestamp == 0);
+  if (is_free || leader.owner_id > own_bits_.size()) co_return Result<void>{};
   format::LeaseRequest request;
   request.lver = leader.lver + (now ? 1 : 0);
   request.force_mode = format::LeaseRequest::kForceGraceful;
