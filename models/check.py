@@ -21,7 +21,7 @@ import time
 
 MODEL = pathlib.Path(__file__).resolve().parent / "leases.pml"
 MEMORY_MIB = 3000
-SECONDS_MAX = 240
+SECONDS_MAX = 600
 DEPTH_MAX = 100_000
 
 
