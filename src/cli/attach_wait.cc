@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "cli/attach_wait.h"
 
+#include <chrono>
+
+#include "base/limits.h"
 #include "cli/lease_output.h"
 #include "cli/table.h"
 
@@ -24,10 +27,11 @@ bool AttachWait::goes_on(const Json& details, double passed_seconds) {
 }
 
 // A host that died just before we came is called live for a while. It lives for certain if it has
-// renewed its lease since we came.
+// renewed its lease since we came: a renewal is seen by the first look after it.
 bool AttachWait::is_known_to_live(const Json& details) const {
+  const double look_seconds = std::chrono::duration<double>(limits::kLeaseLookTime).count();
   const Json& age = member(details, "last_renewal_seconds_ago");
-  return !age.is_number() || age.get<double>() < waited_seconds_;
+  return !age.is_number() || age.get<double>() + look_seconds < waited_seconds_;
 }
 
 std::string AttachWait::text(const Json& details) const {

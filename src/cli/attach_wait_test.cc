@@ -61,6 +61,11 @@ TEST(AttachWaitTest, AHolderThatMayHaveDiedJustBeforeIsNotGivenUp) {
   EXPECT_FALSE(alive.goes_on(renewed(4), 10)) << "it has renewed since";
   AttachWait impatient(0);
   EXPECT_FALSE(impatient.goes_on(renewed(3), 0));
+  AttachWait unlucky(1);
+  EXPECT_TRUE(unlucky.goes_on(renewed(2), 0));
+  EXPECT_TRUE(unlucky.goes_on(renewed(1), 1.1)) << "seen since, perhaps written before";
+  EXPECT_TRUE(unlucky.goes_on(renewed(1.5), 0.5));
+  EXPECT_FALSE(unlucky.goes_on(renewed(0.4), 1));
 }
 
 TEST(AttachWaitTest, AHolderThatComesAndGoesDoesNotKeepItForEver) {
