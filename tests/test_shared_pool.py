@@ -115,6 +115,9 @@ class SharedPool(SharedPoolTest):
             lambda: next((volume for volume in self.daemon.call("status")["volumes"]
                           if volume["state"] == "failed"), None), 60, "it to be fenced")
         self.assertEqual(shown["attachment"]["lease"]["state"], "fenced")
+        programs.wait_until(
+            lambda: self.daemon.volume("pool/disk")["attachment"]["lease"]["holder"] ==
+            self.name_of(self.other), 10, "it to say who has the volume now")
         self.daemon.call("detach", "pool/disk")
         self.other.call("detach", "pool/disk")
         self.daemon.call("attach", "pool/disk")

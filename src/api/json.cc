@@ -454,9 +454,7 @@ Json to_json(const std::vector<PoolHostReport>& reports) {
 Json to_json(const HandOverAnswer& answer) {
   return {{"pool", answer.volume.pool},
           {"volume", answer.volume.volume},
-          {"to", text_or_null(answer.to)},
-          {"seconds", seconds(answer.duration)},
-          {"warning", text_or_null(answer.warning)}};
+          {"seconds", seconds(answer.duration)}};
 }
 
 Json holder_to_json(const LeaseReport& report) {

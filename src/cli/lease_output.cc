@@ -161,11 +161,8 @@ std::string host_table(const Json& hosts) {
 }
 
 std::string hand_over_text(const Json& answer) {
-  const std::string to = text_of(answer, "to");
-  return "Volume " + volume_of(answer) + " is " +
-         (to.empty() ? std::string("free for the host that attaches it next")
-                     : "handed over to host " + to) +
-         " (" + milliseconds_of(answer, "seconds") + ")\n";
+  return "Volume " + volume_of(answer) + " is free for the host that attaches it next (" +
+         milliseconds_of(answer, "seconds") + ")\n";
 }
 
 std::string lease_state(const Json& volume) {

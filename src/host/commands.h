@@ -449,9 +449,7 @@ struct DoneAnswer {
 // The volume was closed here, and its lease is free or the other host's.
 struct HandOverAnswer {
   VolumeName volume;
-  std::string to;       // the host that asked for it; empty: whoever is first
   Duration duration{};  // from the last request that was admitted to the release of the lease
-  std::string warning;
 };
 
 struct RemoveAnswer {

@@ -294,6 +294,7 @@ class Host {
   Result<PoolEntry*> find_shared_pool(const std::string& name) const;
   Result<void> check_attach_mode(const VolumeName& name, AttachMode mode) const;
   std::optional<PoolReport::Leases> leases_report(const PoolEntry& entry) const;
+  Task<void> refresh_holders(PoolEntry& entry);
   void add_ownership(const Attachment& attachment, AttachmentReport& report) const;
 
   // host_holds.cc

@@ -288,6 +288,27 @@ Task<void> Host::refresh_leases(std::string pool) {
     entry.keeper = std::move(report).value();
     if (is_new) (void)co_await save_state();
   }
+  co_await refresh_holders(entry);
+}
+
+// Of what is attached here, and is another host's.
+Task<void> Host::refresh_holders(PoolEntry& entry) {
+  std::vector<VolumeName> names;
+  for (const auto& [name, attachment] : attachments_) {
+    const bool is_ours = attachment->fence != nullptr && !attachment->fence->is_lost();
+    if (is_ours) attachment->holder.reset();
+    if (name.pool != entry.name || is_ours || !split_snapshot(name.volume).second.empty()) continue;
+    names.push_back(name);
+  }
+  for (const VolumeName& name : names) {
+    const auto record = co_await find_volume(*entry.pool, name);
+    if (!record.ok()) continue;
+    auto holder = co_await report_lease(entry, name, record->id);
+    Attachment* const attachment = find_attachment(name);
+    if (attachment == nullptr || !holder.ok()) continue;
+    attachment->holder.reset();
+    if (holder->is_held && !holder->is_ours) attachment->holder = std::move(holder).value();
+  }
 }
 
 std::optional<PoolReport::Leases> Host::leases_report(const PoolEntry& entry) const {
@@ -321,6 +342,10 @@ void Host::add_ownership(const Attachment& attachment, AttachmentReport& report)
     lease.state = attachment.fence->is_lost()                       ? "fenced"
                   : !attachment.fence->holds(executor_.boot_time()) ? "expired"
                                                                     : "held";
+  }
+  if (attachment.holder.has_value()) {
+    lease.holder = attachment.holder->host;
+    lease.take_over_in = attachment.holder->take_over_in;
   }
   report.lease = std::move(lease);
 }
