@@ -8,7 +8,7 @@ import signal
 import time
 import unittest
 
-from support import mounts, programs
+from support import mounts, programs, qmp
 from support.daemon import MIB, CommandFailed, Daemon, HoldfastTest
 
 IO_TIMEOUT = 2  # N; a host is dead after eight times that
@@ -160,6 +160,36 @@ class SharedPool(SharedPoolTest):
         self.daemon.call("detach", "pool/disk")
         self.other.restart()
         self.qemu_io(self.other, "read -P 2 0 4M", "read -P 1 4M 4M")
+
+    def test_the_machine_of_a_fenced_volume_is_paused_for_good(self):
+        self.daemon.call("volume", "create", "pool/disk", "--size", "64M")
+        monitor = self.directory / "machine.qmp"
+        machine = programs.start([
+            "qemu-system-x86_64", "-machine", "none", "-display", "none", "-nodefaults",
+            "-qmp", f"unix:{monitor},server=on,wait=off",
+            "-qmp", f"unix:{self.directory}/ours.qmp,server=on,wait=off"])
+        self.addCleanup(programs.stop, machine)
+        watching = qmp.Qmp(self.directory / "ours.qmp")
+        self.addCleanup(watching.close)
+        self.daemon.call("attach", "pool/disk", "--qmp", monitor)
+        self.daemon.call("volume", "set", "pool/disk", "hold.pause_after=1s")
+        self.qemu_io(self.daemon, "write -P 1 0 8M", "flush")
+        time.sleep(3)
+        uri = self.socket(self.daemon)
+        os.kill(self.daemon.pid, signal.SIGSTOP)
+        self.addCleanup(lambda: self.daemon.is_running() and
+                        os.kill(self.daemon.pid, signal.SIGCONT))
+        self.start_writer(uri, "write -P 9 0 4k")
+        self.other.run("attach", "pool/disk", "--wait", "1", status=0, timeout=60)
+        self.assertEqual(watching.execute("query-status")["status"], "running")
+        os.kill(self.daemon.pid, signal.SIGCONT)
+        watching.wait_for_event("STOP")
+        time.sleep(3)
+        self.assertEqual(watching.execute("query-status")["status"], "paused")
+        shown = self.daemon.volume("pool/disk")
+        self.assertEqual(shown["attachment"]["machine"]["state"], "paused")
+        self.assertEqual(shown["attachment"]["lease"]["state"], "fenced")
+        self.assertIn("lease", shown["hold"]["reason"])
 
     def test_a_host_that_stood_still_for_a_while_goes_on_if_nobody_took_its_volume(self):
         self.attach_new()
