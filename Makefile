@@ -29,7 +29,7 @@ help:
 	@echo '  make demo      a Linux guest on a Holdfast volume, its daemon killed while it writes'
 	@echo '  make test      all tests; ends with the summary of ctest'
 	@echo '  make bench     Holdfast beside qemu-storage-daemon and nbdkit, in one run;'
-	@echo '                 snapshots and clones beside qcow2 chains'
+	@echo '                 snapshots and clones beside qcow2 chains; what leases cost'
 	@echo '  make soak      the simulator on fresh seeds for SOAK_SECONDS ($(SOAK_SECONDS)), a'
 	@echo '                 quarter of that with several hosts, then a'
 	@echo '                 guest on bad storage, FAULT_SECONDS ($(FAULT_SECONDS)) for each fault'
@@ -69,6 +69,7 @@ bench: build
 	@cmake --build $(BUILD_DIR) -j $(JOBS) --target vhost_bench
 	@bench/run.py --bin-dir $(BUILD_DIR)/bin $(BENCH_ARGUMENTS)
 	@bench/snapshots.py --bin-dir $(BUILD_DIR)/bin
+	@bench/leases.py --bin-dir $(BUILD_DIR)/bin
 
 soak:
 	@tools/install_packages build test
