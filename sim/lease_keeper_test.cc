@@ -101,7 +101,7 @@ class LeaseKeeperTest : public testing::Test {
     return record.id;
   }
   AcquireAnswer acquire(Machine& machine, VolumeId volume, bool only_if_still_ours = false) {
-    const LeaseKeeper::AcquireOptions options{only_if_still_ours};
+    const LeaseKeeper::AcquireOptions options{only_if_still_ours, false, {}};
     auto answer = run(machine.keeper->acquire(volume, options));
     EXPECT_TRUE(answer.ok()) << (answer.ok() ? "" : answer.error().message());
     return answer.ok() ? std::move(answer).value() : AcquireAnswer{};
@@ -307,8 +307,8 @@ TEST_F(LeaseKeeperTest, ManyWhoWantOneVolumeFindOneOwner) {
 
 class LeaseSharingTest : public LeaseKeeperTest {
  protected:
-  AcquireAnswer share(Machine& machine, VolumeId volume, bool only_if_still_ours = false) {
-    const LeaseKeeper::AcquireOptions options{only_if_still_ours, true};
+  AcquireAnswer share(Machine& machine, VolumeId volume, Epoch since = {}) {
+    const LeaseKeeper::AcquireOptions options{false, true, since};
     auto answer = run(machine.keeper->acquire(volume, options));
     EXPECT_TRUE(answer.ok()) << (answer.ok() ? "" : answer.error().message());
     if (!answer.ok()) return AcquireAnswer{};
@@ -318,8 +318,7 @@ class LeaseSharingTest : public LeaseKeeperTest {
     return std::move(answer).value();
   }
   // As whoever opens it to change it does first.
-  void change(Machine& machine, VolumeId volume, const AcquireAnswer& owned) {
-    const Epoch epoch = owned.fence->epoch();
+  void change(Machine& machine, VolumeId volume, Epoch epoch) {
     ASSERT_TRUE(run(machine.pool->begin_epoch(volume, epoch)).ok());
     std::vector<std::byte> root(4096);
     ASSERT_TRUE(
@@ -364,7 +363,7 @@ TEST_F(LeaseSharingTest, HostsThatBeginToShareAtTheSameTimeWaitForEachOther) {
   std::vector<std::optional<Result<AcquireAnswer>>> results(all.size());
   std::vector<std::unique_ptr<TaskScope>> scopes;
   const auto begin = [](Machine* machine, VolumeId id) -> Task<Result<AcquireAnswer>> {
-    const LeaseKeeper::AcquireOptions options{false, true};
+    const LeaseKeeper::AcquireOptions options{false, true, {}};
     CO_TRY_ASSIGN(AcquireAnswer answer, co_await machine->keeper->acquire(id, options));
     if (answer.fence == nullptr) co_return answer;
     co_await sleep_for(*machine->host, 300ms);  // what tidying up takes
@@ -400,7 +399,7 @@ TEST_F(LeaseSharingTest, ADeadReaderIsWaitedForAndFencedWhenItComesBackAfterACha
     owned = acquire(b, volume);
     ASSERT_FALSE(owned.fence != nullptr && holds(a, shared)) << "it reads what is being changed";
   }
-  change(b, volume, owned);
+  change(b, volume, owned.fence->epoch());
   a.faults.enabled = false;
   pass(20s);
   EXPECT_TRUE(shared.fence->is_lost());
@@ -434,21 +433,57 @@ TEST_F(LeaseSharingTest, AReaderThatIsStartedAgainGoesOnUnlessTheVolumeWasChange
   Machine& a = join("a");
   const VolumeId volume = make_volume(a);
   Machine& b = join("b");
-  share(a, volume);
+  const Epoch since = share(a, volume).fence->epoch();
   kill(a);
   pass(2s);
   Machine& again = join("a", HostIdentity{1, 1});
   EXPECT_EQ(acquire(b, volume).fence, nullptr) << "it is in time, and reads on";
-  EXPECT_TRUE(holds(again, share(again, volume, true)));
+  EXPECT_TRUE(holds(again, share(again, volume, since)));
   kill(again);
+  // Dead for a while, and nobody changed it.
+  pass(8 * kTimeout * 1s + 3s);
+  ASSERT_TRUE(holds(b, acquire(b, volume)));
+  ASSERT_TRUE(run(b.keeper->release(volume)).ok());
+  Machine& later = join("a", HostIdentity{1, 1});
+  EXPECT_TRUE(holds(later, share(later, volume, since)));
+  kill(later);
   pass(8 * kTimeout * 1s + 3s);
   const AcquireAnswer owned = acquire(b, volume);
   ASSERT_TRUE(holds(b, owned));
-  change(b, volume, owned);
+  change(b, volume, owned.fence->epoch());
   ASSERT_TRUE(run(b.keeper->release(volume)).ok());
   Machine& late = join("a", HostIdentity{1, 1});
-  EXPECT_EQ(share(late, volume, true).fence, nullptr);
+  const AcquireAnswer refused = share(late, volume, since);
+  EXPECT_EQ(refused.fence, nullptr);
+  EXPECT_TRUE(refused.was_changed);
+  EXPECT_EQ(share(late, volume, since).fence, nullptr) << "not the second time either";
+  EXPECT_TRUE(holds(b, acquire(b, volume))) << "what it tried is in nobody's way";
+  ASSERT_TRUE(run(b.keeper->release(volume)).ok());
   EXPECT_TRUE(holds(late, share(late, volume))) << "when a person says so";
+}
+
+TEST_F(LeaseSharingTest, AReaderThatHasLapsedUnknowinglyDoesNotStandForACleanVolume) {
+  Machine& a = join("a");
+  const VolumeId volume = make_volume(a);
+  Machine& b = join("b");
+  const AcquireAnswer shared = share(a, volume);
+  // Its owner since has died with something in its log.
+  change(b, volume, Epoch{shared.fence->epoch().value + 1});
+  EXPECT_FALSE(share(b, volume).is_shared) << "it is to be tidied up";
+}
+
+TEST_F(LeaseSharingTest, WhatIsWonAndThenRefusedIsGivenBack) {
+  Machine& a = join("a");
+  const VolumeId volume = make_volume(a);
+  Machine& b = join("b");
+  share(a, volume);
+  for (int i = 0; i < 3; ++i) EXPECT_EQ(acquire(b, volume).fence, nullptr);
+  EXPECT_EQ(share(b, volume, Epoch{1}).fence != nullptr, true) << "unchanged since it was made";
+  ASSERT_TRUE(run(b.keeper->release(volume)).ok());
+  ASSERT_TRUE(run(a.keeper->release(volume)).ok());
+  const LeaseHolder holder = run(b.keeper->show(volume)).value();
+  EXPECT_EQ(holder.claim, LeaseClaim::free);
+  EXPECT_TRUE(holder.sharers.empty());
 }
 
 TEST_F(LeaseKeeperTest, AHostThatHasLeftLeavesNothingToWaitFor) {

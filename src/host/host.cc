@@ -95,10 +95,15 @@ Task<Result<void>> Host::start() {
     attachment->since = attached.since;
     attachment->qmp_path = attached.qmp_path;
     attachment->mode = attached.mode;
-    // A machine that only reads knows nothing after this host was started again.
-    const auto pool = pools_.find(attached.pool);
+    attachment->shared_since = Epoch{attached.shared_since};
+    // A machine that only reads knows nothing any more after this host was started again.
+    const auto saved_host =
+        std::find_if(saved.hosts.begin(), saved.hosts.end(),
+                     [&](const SavedHost& host) { return host.pool == attached.pool; });
+    const bool is_new_boot =
+        saved_host != saved.hosts.end() && saved_host->boot_id != environment_.boot_id;
     attachment->was_served_before =
-        !attachment->is_shared() || (pool != pools_.end() && pool->second->identity.has_value());
+        !attachment->is_shared() || (attachment->shared_since != Epoch{} && !is_new_boot);
     attachment->loop = least_loaded();
     const VolumeName name = attachment->name;
     attachments_.emplace(name, std::move(attachment));
@@ -221,7 +226,7 @@ HostState Host::state() const {
     if (attachment->state == ServiceState::detaching || transfers_.contains(name)) continue;
     state.attachments.push_back({name.pool, name.volume, attachment->protocol,
                                  attachment->read_only, attachment->since, attachment->qmp_path,
-                                 attachment->mode});
+                                 attachment->mode, attachment->shared_since.value});
   }
   for (const auto& [name, hold] : volume_holds_) {
     state.volume_settings.push_back({name.pool, name.volume, hold});

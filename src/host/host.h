@@ -270,8 +270,7 @@ class Host {
   Task<void> leave_hosts(PoolEntry& entry, bool release);
   Task<Result<std::shared_ptr<const Fence>>> acquire_lease(PoolEntry& entry, VolumeName name,
                                                            VolumeId id, AcquireHow how);
-  Task<Result<std::shared_ptr<const Fence>>> share_lease(PoolEntry& entry,
-                                                         const Attachment& attachment);
+  Task<Result<std::shared_ptr<const Fence>>> share_lease(PoolEntry& entry, Attachment& attachment);
   Task<void> release_lease(PoolEntry& entry, VolumeId id);
   bool is_owned_here(const VolumeName& name) const;
   Task<Result<std::shared_ptr<const Fence>>> own_for_command(PoolEntry& entry, VolumeName name,

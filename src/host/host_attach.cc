@@ -233,6 +233,7 @@ Task<Result<void>> Host::serve(Attachment& attachment) {
     co_await give_lease_back(attachment);
     co_return fail(opened.take_error());
   }
+  attachment.was_served_before = false;  // not before: what is given back another host may take
   co_return Result<void>{};
 }
 

@@ -113,6 +113,7 @@ struct Host::Attachment {
   std::shared_ptr<const Fence> fence;  // the volume is ours; null in local pools
   bool was_served_before = false;      // by a daemon before this one, and not yet by this one
   bool is_fenced = false;              // somebody else has had it since
+  Epoch shared_since{};                // of a shared one: since when it is unchanged
   std::optional<LeaseReport> holder;   // of one that is not ours: as the storage last said
   bool is_handed_over = false;         // given away; taken back only if nobody took it
   bool is_wanted = false;              // clients asked for something while it was handed over

@@ -133,7 +133,7 @@ Result<void> Host::check_attach_mode(const VolumeName& name, AttachMode mode) co
 Task<Result<std::shared_ptr<const Fence>>> Host::acquire_lease(PoolEntry& entry, VolumeName name,
                                                                VolumeId id, AcquireHow how) {
   auto command = [id, how](LeaseKeeper& keeper) {
-    return keeper.acquire(id, LeaseKeeper::AcquireOptions{how.only_if_still_ours, false});
+    return keeper.acquire(id, LeaseKeeper::AcquireOptions{how.only_if_still_ours, false, {}});
   };
   CO_TRY_ASSIGN(const AcquireAnswer answer, co_await entry.leases->run(std::move(command)));
   if (answer.fence != nullptr) co_return answer.fence;
@@ -152,21 +152,25 @@ Task<Result<void>> do_nothing() {
 // The same for reading beside other hosts. The first of them opens the volume and closes it, so
 // that all that is in its log is in its maps as well: while it is shared nobody may do that.
 Task<Result<std::shared_ptr<const Fence>>> Host::share_lease(PoolEntry& entry,
-                                                             const Attachment& attachment) {
+                                                             Attachment& attachment) {
   const VolumeName name = attachment.name;
   const VolumeId id = attachment.record->id;
   const bool was_shared = attachment.was_served_before;
-  auto acquire = [id, was_shared](LeaseKeeper& keeper) {
-    return keeper.acquire(id, LeaseKeeper::AcquireOptions{was_shared, true});
+  const Epoch since = was_shared ? attachment.shared_since : Epoch{};
+  auto acquire = [id, since](LeaseKeeper& keeper) {
+    return keeper.acquire(id, LeaseKeeper::AcquireOptions{false, true, since});
   };
   CO_TRY_ASSIGN(const AcquireAnswer answer, co_await entry.leases->run(std::move(acquire)));
+  if (answer.was_changed) {
+    co_return Error(ErrorCode::lease_held,
+                    "volume '" + name.to_string() + "' has been changed by another host");
+  }
   if (answer.fence == nullptr) {
-    LeaseReport report = lease_report(entry.pool->info(), name, answer.holder);
-    if (!was_shared || (report.is_held && !report.is_ours)) {
-      co_return lease_held_error(report, attachment.mode);
-    }
-    co_return Error(ErrorCode::lease_held, "volume '" + name.to_string() +
-                                               "' may have been changed by another host since");
+    const LeaseReport report = lease_report(entry.pool->info(), name, answer.holder);
+    Error held = lease_held_error(report, attachment.mode);
+    // Of one that was served before it decides nothing: perhaps it will not be changed.
+    if (was_shared) co_return Error(ErrorCode::busy, held.message());
+    co_return held;
   }
   Result<void> done;
   if (!answer.is_shared && !was_shared) {
@@ -182,7 +186,10 @@ Task<Result<std::shared_ptr<const Fence>>> Host::share_lease(PoolEntry& entry,
     auto share = [id](LeaseKeeper& keeper) { return keeper.share(id); };
     done = co_await entry.leases->run(std::move(share));
   }
-  if (done.ok()) co_return answer.fence;
+  if (done.ok()) {
+    attachment.shared_since = answer.fence->epoch();
+    co_return answer.fence;
+  }
   co_await release_lease(entry, id);
   co_return done.take_error();
 }
@@ -204,18 +211,16 @@ bool Host::is_owned_here(const VolumeName& name) const {
 // needed, and none is to be released.
 Task<Result<std::shared_ptr<const Fence>>> Host::own_for_command(PoolEntry& entry, VolumeName name,
                                                                  VolumeId id) {
-  if (!entry.pool->info().shared || is_owned_here(name)) {
-    if (const Attachment* attachment = find_attachment(name);
-        attachment != nullptr && attachment->is_shared()) {
-      co_return Error(
-          ErrorCode::busy,
-          "volume '" + name.to_string() +
-              "' is attached --shared, so that several hosts may read it, and is not "
-              "changed meanwhile; detach it on all of them first (holdfast lease show " +
-              name.to_string() + " lists them)");
-    }
-    co_return std::shared_ptr<const Fence>();
+  if (!entry.pool->info().shared) co_return std::shared_ptr<const Fence>();
+  if (const Attachment* attachment = find_attachment(name);
+      attachment != nullptr && attachment->is_shared()) {
+    co_return Error(ErrorCode::busy,
+                    "volume '" + name.to_string() +
+                        "' is attached --shared, so that several hosts may read it, and is not "
+                        "changed meanwhile; detach it on all of them first (holdfast lease show " +
+                        name.to_string() + " lists them)");
   }
+  if (is_owned_here(name)) co_return std::shared_ptr<const Fence>();
   co_return co_await acquire_lease(entry, std::move(name), id, AcquireHow());
 }
 
@@ -244,13 +249,12 @@ Task<Result<void>> Host::take_lease(PoolEntry& entry, Attachment& attachment) {
     attachment.is_fenced = true;
     co_return Error(ErrorCode::lease_held,
                     fence.error().message() +
-                        "; it was taken over while this daemon did not serve it, so its machine "
-                        "here must not go on: stop it, then holdfast detach " +
+                        "; that was while this daemon did not serve it, so its machine here must "
+                        "not go on: stop it, then holdfast detach " +
                         attachment.name.to_string());
   }
   if (!fence.ok()) co_return fence.take_error();
   attachment.fence = fence.value();
-  attachment.was_served_before = false;
   co_return Result<void>{};
 }
 
@@ -404,7 +408,10 @@ Task<Result<LeaseReport>> Host::break_lease(VolumeName name) {
   const PoolUse use(*entry);
   CO_TRY_ASSIGN(const VolumeRecord record, co_await find_volume(*entry->pool, name));
   CO_TRY_ASSIGN(const LeaseReport found, co_await report_lease(*entry, name, record.id));
-  CO_TRY(check_breakable(found));
+  const bool is_left_over = found.is_ours && find_attachment(name) == nullptr;
+  if (!is_left_over) {
+    CO_TRY(check_breakable(found));
+  }
   auto command = [id = record.id](LeaseKeeper& keeper) { return keeper.break_lease(id); };
   auto broken = co_await entry->leases->run(std::move(command));
   if (!broken.ok()) {
@@ -463,7 +470,7 @@ Task<void> Host::hand_over_when_quiet(VolumeName name) {
   bool is_quiet = false;
   while (running_ && !is_quiet && executor_.now() < deadline) {
     Attachment* attachment = find_attachment(name);
-    if (attachment == nullptr || attachment->fence == nullptr) break;
+    if (attachment == nullptr || attachment->fence == nullptr || attachment->is_shared()) break;
     auto command = [name](ServiceShard& shard) {
       return shard.is_quiet(name, limits::kHandOverQuiet);
     };
@@ -473,7 +480,7 @@ Task<void> Host::hand_over_when_quiet(VolumeName name) {
   Attachment* attachment = find_attachment(name);
   if (attachment == nullptr) co_return;
   attachment->is_changing_hands = false;
-  if (!running_ || attachment->fence == nullptr) co_return;
+  if (!running_ || attachment->fence == nullptr || attachment->is_shared()) co_return;
   if (!is_quiet) {
     log_warning("volume " + name.to_string() +
                 " was asked for by another host, and is not handed over: its clients here still "
@@ -598,6 +605,7 @@ Task<Result<bool>> Host::try_take_over(VolumeName name, bool with_request) {
   }
   attachment->mode = AttachMode::exclusive;
   attachment->is_handed_over = false;
+  attachment->was_served_before = false;
   log_info("volume " + name.to_string() + " is served here now");
   (void)co_await save_state();  // a failure is shown in the status, and tried again
   co_return true;

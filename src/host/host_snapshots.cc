@@ -306,6 +306,8 @@ Task<Result<VolumeReport>> Host::clone_volume(CloneRequest request) {
   options.name = request.name;
   // What the parent's owner does with the snapshot meanwhile would be unseen by another host.
   CO_TRY_ASSIGN(const auto fence, co_await own_for_command(*entry, parent, record.id));
+  const Attachment* const attached = find_attachment(parent);
+  options.fence = fence == nullptr && attached != nullptr ? attached->fence : fence;
   Result<void> cloned = co_await Volume::clone(executor_, *entry->pool, options);
   co_await disown_after_command(*entry, fence, record.id);
   if (!cloned.ok() && cloned.error().code() == ErrorCode::not_found) {

@@ -115,6 +115,9 @@ Result<HostState> decode_content(const Json& content) {
     const auto mode = parse_attach_mode(attachment.has("mode") ? attachment.text("mode")
                                                                : attach_mode_name(saved.mode));
     saved.mode = mode.value_or(saved.mode);
+    if (attachment.has("shared_since")) {
+      saved.shared_since = static_cast<std::uint64_t>(attachment.number("shared_since"));
+    }
     if (!attachment.ok() || !mode.has_value() || !check_name("pool", saved.pool).ok() ||
         !check_attachable_name(saved.volume).ok()) {
       return damaged("an attachment's entry");
@@ -190,6 +193,9 @@ std::string encode_state(const HostState& state) {
     if (!attachment.qmp_path.empty()) content["attachments"].back()["qmp"] = attachment.qmp_path;
     if (attachment.mode != AttachMode::exclusive) {
       content["attachments"].back()["mode"] = attach_mode_name(attachment.mode);
+    }
+    if (attachment.shared_since != 0) {
+      content["attachments"].back()["shared_since"] = attachment.shared_since;
     }
   }
   content["volume_settings"] = Json::array();

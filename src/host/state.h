@@ -34,6 +34,7 @@ struct SavedAttachment {
   WallTime since;
   std::string qmp_path = {};
   AttachMode mode = AttachMode::exclusive;
+  std::uint64_t shared_since = 0;  // of a shared one: the ownership since which it is unchanged
 };
 
 struct SavedVolumeSettings {

@@ -54,9 +54,12 @@ TEST(StateTest, ModesOfAttachmentsRoundTripAndAreChecked) {
   HostState state = example();
   EXPECT_EQ(encode_state(state).find("mode"), std::string::npos) << "older versions can read it";
   state.attachments[0].mode = AttachMode::shared_writable;
+  state.attachments[0].shared_since = 4711;
   const auto decoded = decode_state(encode_state(state));
   ASSERT_TRUE(decoded.ok()) << decoded.error().message();
   EXPECT_EQ(decoded->attachments[0].mode, AttachMode::shared_writable);
+  EXPECT_EQ(decoded->attachments[0].shared_since, 4711u);
+  EXPECT_EQ(decoded->attachments[1].shared_since, 0u);
   EXPECT_EQ(decoded->attachments[1].mode, AttachMode::exclusive);
 }
 
@@ -88,7 +91,8 @@ TEST(StateTest, TheLargestStateFitsItsFile) {
   }
   for (std::size_t i = 0; i < limits::kAttachmentsMax; ++i) {
     const std::string path(107, 'q');
-    state.attachments.push_back({name, name, "vhost", false, WallTime{1700000000}, path});
+    state.attachments.push_back({name, name, "vhost", false, WallTime{1700000000}, path,
+                                 AttachMode::shared_read_only, 9'000'000'000'000'000'000u});
     state.paused_machines.push_back(path);
   }
   for (std::size_t i = 0; i < limits::kTransfersMax; ++i) {

@@ -60,8 +60,10 @@ struct LeaseHolder {
 struct AcquireAnswer {
   std::shared_ptr<const Fence> fence;  // null: somebody else has it
   LeaseHolder holder;                  // before us
-  // For sharing only: others share the volume already, so that nothing of it may be changed.
+  // For sharing only. Others share the volume already, so that nothing of it may be changed.
   bool is_shared = false;
+  // It was changed since the ownership that was asked for: there is no fence.
+  bool was_changed = false;
 };
 
 // One renewal of the own host lease, for people.
@@ -110,8 +112,10 @@ class LeaseKeeper {
   struct AcquireOptions {
     // The volume has been ours, and nobody's since: else nothing is taken (`holder` says who).
     bool only_if_still_ours = false;
-    // To share() it at once. Beside others who do; and what has been ours is what we shared.
+    // To share() it at once, also beside others who do.
     bool for_sharing = false;
+    // For sharing: nothing is taken if the volume was changed since that ownership. 0: whenever.
+    Epoch shared_since{};
   };
   // Takes the volume if nobody has it, or whoever has it may be replaced now; never waits for
   // another host. Errors: what the storage says; busy before join() has succeeded.
@@ -164,11 +168,11 @@ class LeaseKeeper {
                                                          bool short_hold);
   Task<Result<LeaseHolder>> judge(Area& area, VolumeLeaseArea* found);
   LeaseHolder describe(const VolumeLeaseArea& area, HostIdentity identity, LeaseClaim claim) const;
-  Task<Result<void>> let_go(Held& held);
+  Task<Result<bool>> settle(Area& area, AcquireOptions options, AcquireAnswer* answer);
+  Task<Result<void>> let_go(Area& area, HostIdentity self);
   Task<Result<void>> begin_sharing(Held& held);
-  Task<Result<void>> end_sharing(Area& area);
-  Task<Result<bool>> is_unchanged_since(VolumeId volume, Epoch epoch);
-  bool has_other_sharers(const VolumeLeaseArea& area) const;
+  Task<Result<Epoch>> newest_change(VolumeId volume);
+  bool has_other_sharers(const VolumeLeaseArea& area, Epoch since) const;
   Task<void> take_again(VolumeId volume);
   enum class Again { ours, lost, try_again, try_later };
   Task<Again> try_take_again(Held& held);

@@ -150,11 +150,14 @@ Task<Result<LeaseHolder>> LeaseKeeper::judge(Area& area, VolumeLeaseArea* found)
   co_return holder;
 }
 
-bool LeaseKeeper::has_other_sharers(const VolumeLeaseArea& area) const {
+// Who says that it shares since an earlier ownership than `since` has lapsed, and does not know
+// yet.
+bool LeaseKeeper::has_other_sharers(const VolumeLeaseArea& area, Epoch since) const {
   const auto watch_of = [this](std::uint64_t host) { return watch(host); };
   const auto sharers = find_sharers(area, watch_of, times_.watchdog);
-  return std::any_of(sharers.begin(), sharers.end(), [this](const HostIdentity& each) {
-    return !self_.has_value() || each.host_id != self_->host_id;
+  return std::any_of(sharers.begin(), sharers.end(), [&](const HostIdentity& each) {
+    const bool is_other = !self_.has_value() || each.host_id != self_->host_id;
+    return is_other && area.blocks[each.host_id - 1]->lver >= since.value;
   });
 }
 
@@ -186,7 +189,6 @@ Task<Result<AcquireAnswer>> LeaseKeeper::acquire(VolumeId volume, AcquireOptions
     co_return Error(ErrorCode::busy, "this daemon has volume " + volume.to_string() + " already");
   }
   CO_TRY_ASSIGN(std::unique_ptr<Area> area, co_await open_area(volume));
-  std::optional<Epoch> shared_before;
   const MonotonicTime begin = executor_.now();
   for (std::uint32_t tries = 0; tries < limits::kLeaseAcquireTries; ++tries) {
     if (!self_.has_value() || executor_.boot_time() >= deadline()) {
@@ -199,7 +201,6 @@ Task<Result<AcquireAnswer>> LeaseKeeper::acquire(VolumeId volume, AcquireOptions
     AcquireAnswer answer;
     VolumeLeaseArea found;
     CO_TRY_ASSIGN(answer.holder, co_await judge(*area, &found));
-    answer.is_shared = has_other_sharers(found);
     const bool is_beside_others = options.for_sharing && !answer.holder.sharers.empty();
     if (answer.holder.claim == LeaseClaim::held && !is_beside_others) {
       const bool is_soon_free = options.for_sharing && found.leader.short_hold &&
@@ -209,13 +210,8 @@ Task<Result<AcquireAnswer>> LeaseKeeper::acquire(VolumeId volume, AcquireOptions
       --tries;
       continue;
     }
-    bool was_ours =
+    const bool was_ours =
         found.leader.owner_id == self.host_id && found.leader.owner_generation <= self.generation;
-    if (options.for_sharing) {
-      const auto& own = found.blocks[self.host_id - 1];
-      if (own.has_value() && own->shared_mode) shared_before = Epoch{own->lver};
-      was_ours = shared_before.has_value();
-    }
     if (options.only_if_still_ours && !was_ours) co_return answer;
     const std::uint64_t lver = Ballot::next_lver(found);
     CO_TRY_ASSIGN(const std::optional<LeaseLeader> won,
@@ -227,25 +223,16 @@ Task<Result<AcquireAnswer>> LeaseKeeper::acquire(VolumeId volume, AcquireOptions
       // Who has won meanwhile, or nobody, shows in the next look. Ours, not certain, is "own".
       continue;
     }
-    auto held = std::make_unique<Held>();
-    held->leader = *won;
-    // As the owner before us one may have begun to share it, after we had looked.
-    CO_TRY_ASSIGN(const VolumeLeaseArea last, co_await read(*area));
-    answer.is_shared = has_other_sharers(last);
-    if (answer.is_shared && !options.for_sharing) {
-      held->area = std::move(area);
-      CO_TRY(co_await let_go(*held));
-      area = std::move(held->area);
+    auto settled = co_await settle(*area, options, &answer);
+    if (!settled.ok() || !settled.value()) {
+      const auto left = co_await let_go(*area, self);
+      if (!settled.ok()) co_return settled.take_error();
+      if (!left.ok()) co_return left.error();
+      if (answer.was_changed) co_return answer;
       continue;
     }
-    if (options.for_sharing && options.only_if_still_ours) {
-      CO_TRY_ASSIGN(const bool is_unchanged, co_await is_unchanged_since(volume, *shared_before));
-      if (!is_unchanged) {
-        held->area = std::move(area);
-        CO_TRY(co_await let_go(*held));
-        co_return answer;
-      }
-    }
+    auto held = std::make_unique<Held>();
+    held->leader = *won;
     if (found.request != format::LeaseRequest{}) {
       // It was for the owner before us; if it stays, it is ignored all the same, or heard in vain.
       format::encode_lease_request({}, area->sector.span(0, geometry_.sector_bytes));
@@ -270,6 +257,17 @@ Task<Result<AcquireAnswer>> LeaseKeeper::acquire(VolumeId volume, AcquireOptions
                                        " at the same time; try again");
 }
 
+// Of a volume just won. False: it cannot be had all the same.
+Task<Result<bool>> LeaseKeeper::settle(Area& area, AcquireOptions options, AcquireAnswer* answer) {
+  // As the owner before us one may have begun to share it, after we had looked.
+  CO_TRY_ASSIGN(const VolumeLeaseArea last, co_await read(area));
+  if (!options.for_sharing) co_return !has_other_sharers(last, Epoch{});
+  CO_TRY_ASSIGN(const Epoch newest, co_await newest_change(area.volume));
+  answer->is_shared = has_other_sharers(last, newest);
+  answer->was_changed = options.shared_since != Epoch{} && newest > options.shared_since;
+  co_return !answer->was_changed;
+}
+
 Task<Result<void>> LeaseKeeper::release(VolumeId volume) {
   auto at = held_.find(volume);
   if (at == held_.end()) co_return Result<void>{};
@@ -285,22 +283,25 @@ Task<Result<void>> LeaseKeeper::release(VolumeId volume) {
   held_.erase(at);
   // What our block says of sharing would keep others away as long as this host lives.
   if (was_lost && !held->shared_since.has_value()) co_return Result<void>{};
-  co_return co_await let_go(*held);
+  const HostIdentity self{held->leader.owner_id, held->leader.owner_generation};
+  co_return co_await let_go(*held->area, self);
 }
 
-Task<Result<void>> LeaseKeeper::let_go(Held& held) {
-  Area& area = *held.area;
-  if (held.shared_since.has_value()) co_return co_await end_sharing(area);
-  const HostIdentity self{held.leader.owner_id, held.leader.owner_generation};
+// Whatever that life of ours has of the volume, certain or not, owned or shared.
+Task<Result<void>> LeaseKeeper::let_go(Area& area, HostIdentity self) {
+  if (self_ != self) co_return Result<void>{};  // it ended with that life
   CO_TRY_ASSIGN(VolumeLeaseArea found, co_await read(area));
   auto& own = found.blocks[self.host_id - 1];
   if (own.has_value()) {
     own->released = true;
+    own->shared_mode = false;
+    own->shared_generation = 0;
     CO_TRY(co_await write_block(area, self, *own));
   }
   CO_TRY_ASSIGN(LeaseLeader leader, co_await read_leader(area));
-  // Somebody has taken it, or wrote it for us; or we are not who we were.
-  if (leader != held.leader || self_ != self) co_return Result<void>{};
+  const bool is_ours =
+      leader.owner_id == self.host_id && leader.owner_generation == self.generation;
+  if (!is_ours || leader.timestamp == 0 || self_ != self) co_return Result<void>{};
   leader.timestamp = 0;
   leader.short_hold = false;
   leader.write_id = self.host_id;
@@ -313,10 +314,14 @@ Task<Result<void>> LeaseKeeper::let_go(Held& held) {
 
 // As sanlock: the block says that we share it, then the leader is free.
 Task<Result<void>> LeaseKeeper::share(VolumeId volume) {
-  const auto at = held_.find(volume);
-  if (at == held_.end() || at->second->is_gone || at->second->busy) {
-    co_return Error(ErrorCode::busy, "the lease of volume " + volume.to_string() +
-                                         " is lost, or not certain to be ours; try again");
+  auto at = held_.find(volume);
+  while (at != held_.end() && at->second->busy) {
+    co_await changed_.wait();
+    at = held_.find(volume);
+  }
+  if (at == held_.end() || at->second->is_gone) {
+    co_return Error(ErrorCode::busy,
+                    "the lease of volume " + volume.to_string() + " is lost; try again");
   }
   Held& held = *at->second;
   held.busy = true;
@@ -339,30 +344,26 @@ Task<Result<void>> LeaseKeeper::begin_sharing(Held& held) {
   own->shared_generation = self.generation;
   own->released = true;
   CO_TRY(co_await write_block(area, self, *own));
-  held.leader.timestamp = 0;
-  held.leader.short_hold = false;
-  held.leader.write_id = self.host_id;
-  held.leader.write_generation = self.generation;
-  held.leader.write_timestamp = seconds();
-  co_return co_await write_leader(area, held.leader);
+  LeaseLeader leader = held.leader;
+  leader.timestamp = 0;
+  leader.short_hold = false;
+  leader.write_id = self.host_id;
+  leader.write_generation = self.generation;
+  leader.write_timestamp = seconds();
+  CO_TRY(co_await write_leader(area, leader));
+  held.leader = leader;
+  co_return Result<void>{};
 }
 
-Task<Result<void>> LeaseKeeper::end_sharing(Area& area) {
-  if (!self_.has_value()) co_return Result<void>{};  // it ended with our life
-  const HostIdentity self = *self_;
-  CO_TRY_ASSIGN(VolumeLeaseArea found, co_await read(area));
-  auto& own = found.blocks[self.host_id - 1];
-  if (!own.has_value() || !own->shared_mode) co_return Result<void>{};
-  own->shared_mode = false;
-  own->shared_generation = 0;
-  co_return co_await write_block(area, self, *own);
-}
-
-// Whoever owns a volume to change it publishes a root of that epoch first.
-Task<Result<bool>> LeaseKeeper::is_unchanged_since(VolumeId volume, Epoch epoch) {
-  CO_TRY_ASSIGN(const std::vector<RootId> roots, co_await pool_.list_roots(volume));
-  co_return std::all_of(roots.begin(), roots.end(),
-                        [epoch](const RootId& root) { return root.epoch <= epoch; });
+// The ownership that changed the volume last: whoever owns one to change it publishes a root of
+// that epoch first. One that is gone has changed as much as can be.
+Task<Result<Epoch>> LeaseKeeper::newest_change(VolumeId volume) {
+  auto roots = co_await pool_.list_roots(volume);
+  if (!roots.ok() && roots.error().code() != ErrorCode::not_found) co_return roots.take_error();
+  if (!roots.ok() || roots->empty()) co_return Epoch{~std::uint64_t{0}};
+  Epoch newest;
+  for (const RootId& root : *roots) newest = std::max(newest, root.epoch);
+  co_return newest;
 }
 
 // --- After a lapse ---
@@ -394,14 +395,18 @@ Task<void> LeaseKeeper::take_again(VolumeId volume) {
               " was taken over by another host; it is fenced here");
     held.fence->lose();
     held.is_gone = true;
-    if (held.shared_since.has_value()) {
-      const auto ended = co_await end_sharing(*held.area);
-      if (!ended.ok()) log_warning(ended.error().message());
-    }
+  }
+  bool is_over = again == Again::lost;
+  if (is_over && held.shared_since.has_value()) {
+    const HostIdentity self{held.leader.owner_id, held.leader.owner_generation};
+    const auto left = co_await let_go(*held.area, self);
+    is_over = left.ok();
+    held.is_lapsed = false;
+    if (!left.ok()) log_warning(left.error().message() + "; it is tried again when it is detached");
   }
   held.busy = false;
   changed_.notify_all();
-  if (again == Again::lost) held_.erase(volume);
+  if (is_over) held_.erase(volume);
 }
 
 // Who else has decided to take the volume meanwhile does it in a ballot, so winning the one right
@@ -437,16 +442,18 @@ Task<LeaseKeeper::Again> LeaseKeeper::try_share_again(Held& held) {
     if (!won.ok()) co_return Again::try_later;
     if (!won->has_value()) co_return Again::try_again;
     held.leader = won.value().value();
-    const auto begun = co_await begin_sharing(held);
-    if (!begun.ok()) co_return Again::try_later;
   }
-  const auto unchanged = co_await is_unchanged_since(held.area->volume, *held.shared_since);
-  if (!unchanged.ok()) co_return Again::try_later;
-  if (!unchanged.value()) co_return Again::lost;
-  if (!is_owned) co_return Again::ours;
-  if (!found.leader.short_hold) co_return Again::try_later;
-  co_await sleep_for(executor_, limits::kLeaseBallotJitter);
-  co_return Again::try_again;
+  // Before we say that we share it again: that says that all is as it was.
+  const auto newest = co_await newest_change(held.area->volume);
+  if (newest.ok() && newest.value() > *held.shared_since) co_return Again::lost;
+  if (is_owned) {
+    if (!newest.ok() || !found.leader.short_hold) co_return Again::try_later;
+    co_await sleep_for(executor_, limits::kLeaseBallotJitter);
+    co_return Again::try_again;
+  }
+  if (!newest.ok()) co_return Again::try_later;
+  const auto shared = co_await begin_sharing(held);
+  co_return shared.ok() ? Again::ours : Again::try_later;
 }
 
 Task<Result<LeaseHolder>> LeaseKeeper::show(VolumeId volume) {
