@@ -110,9 +110,13 @@ Error connect_error(const RadosAddress& address, int error) {
     case EACCES:
     case EPERM:
       return Error(ErrorCode::invalid_argument,
-                   what + "the cluster refuses its key; compare it with 'ceph auth get " + who +
-                       "'; or give the key the capability to read the monitors: ceph auth caps " +
-                       who + " mon 'profile rbd' osd 'allow rwx pool=" + address.pool + "'");
+                   what + "the cluster does not accept its key, or there is none for it" +
+                       (address.keyring_file.empty() ? std::string()
+                                                     : " in " + address.keyring_file) +
+                       "; 'ceph auth get " + who +
+                       "' has it, and --keyring says where it is. It needs the capabilities mon "
+                       "'profile rbd' osd 'allow rwx pool=" +
+                       address.pool + "'");
     case ETIMEDOUT:
       return Error(ErrorCode::path_failure,
                    what + "no monitor answers within " +

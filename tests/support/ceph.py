@@ -44,6 +44,7 @@ setgroup =
 mon data = {directory}/mon
 osd data = {directory}/$name
 osd objectstore = memstore
+osd fast shutdown = false
 memstore device bytes = {device_bytes}
 mgr data = {directory}/$name
 mgr stats period = 1
@@ -131,7 +132,7 @@ class Ceph:
 
     def _make_keys(self):
         keyring = self.directory / "keyring"
-        everything = ["--cap", "mon", "allow *", "--cap", "osd", "allow *", "--cap", "mgr", "allow *"]
+        everything = [word for part in ("mon", "osd", "mgr") for word in ("--cap", part, "allow *")]
         programs.run("ceph-authtool", "--create-keyring", keyring)
         for name in ["mon.", "client.admin", "mgr.x",
                      *(f"osd.{number}" for number in range(self.osd_count))]:
