@@ -44,6 +44,8 @@ inline constexpr std::size_t kRadosRecordBytesMax = 64 * kKiB;  // of the pool's
 inline constexpr std::uint32_t kRadosTriesMax = 8;  // of a change that others came before
 inline constexpr Duration kRadosSpaceTime = 2s;     // figures as old are asked for again
 inline constexpr Duration kRadosSpaceAgeMax = 60s;  // older ones are not shown
+inline constexpr Duration kRadosSpaceLag = 8s;      // until what was written shows in them
+inline constexpr std::size_t kRadosTakenMax = 4096;
 
 // Leases of shared pools. sanlock keeps N in eight bits.
 inline constexpr std::uint16_t kLeaseIoTimeoutSecondsDefault = 5;  // N

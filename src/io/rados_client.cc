@@ -489,6 +489,10 @@ std::optional<RadosSpace> RadosClient::last_space() const {
   return cluster_->last_space();
 }
 
+void RadosClient::note_taken(std::uint64_t bytes) {
+  cluster_->note_taken(bytes);
+}
+
 std::string RadosClient::client_address() const {
   return cluster_->connection(RadosLane::data)->client_address();
 }

@@ -128,8 +128,10 @@ class RadosClient {
                                 std::optional<RadosValue> expected_attribute = std::nullopt);
   // Some seconds old at most, while the cluster's monitors answer; else an error.
   Task<Result<RadosSpace>> space();
-  // Of whatever age, without asking; nothing: never known.
+  // Of whatever age, without asking, less what this process has taken lately; nothing: never known.
   std::optional<RadosSpace> last_space() const;
+  // The figures will show it, but only some seconds later.
+  void note_taken(std::uint64_t bytes);
 
   // Of this process as the cluster knows it now; empty: not known.
   std::string client_address() const;

@@ -48,6 +48,11 @@ struct RadosClusterState : std::enable_shared_from_this<RadosClusterState> {
   std::array<std::shared_ptr<RadosConnection>, 2> connections;
   std::array<bool, 2> is_replacing{};
   std::optional<Space> space;
+  struct Taken {
+    std::uint64_t bytes = 0;
+    std::chrono::steady_clock::time_point at;
+  };
+  std::deque<Taken> taken;  // lately, oldest first
   bool is_asking_space = false;
 };
 
@@ -109,14 +114,14 @@ Error connect_error(const RadosAddress& address, int error) {
               "; get it with 'ceph auth get " + who + "', and say where it is with --keyring");
     case EACCES:
     case EPERM:
-      return Error(ErrorCode::invalid_argument,
-                   what + "the cluster does not accept its key, or there is none for it" +
-                       (address.keyring_file.empty() ? std::string()
-                                                     : " in " + address.keyring_file) +
-                       "; 'ceph auth get " + who +
-                       "' has it, and --keyring says where it is. It needs the capabilities mon "
-                       "'profile rbd' osd 'allow rwx pool=" +
-                       address.pool + "'");
+      return Error(
+          ErrorCode::invalid_argument,
+          what + "the cluster does not accept its key, or there is none for it" +
+              (address.keyring_file.empty() ? std::string() : " in " + address.keyring_file) +
+              "; 'ceph auth get " + who +
+              "' has it, and --keyring says where it is. It needs the capabilities mon "
+              "'profile rbd' osd 'allow rwx pool=" +
+              address.pool + "'");
     case ETIMEDOUT:
       return Error(ErrorCode::path_failure,
                    what + "no monitor answers within " +
@@ -360,7 +365,23 @@ std::optional<RadosSpace> RadosCluster::known_space() {
 std::optional<RadosSpace> RadosCluster::last_space() const {
   const std::lock_guard lock(state_->mutex);
   if (!state_->space.has_value()) return std::nullopt;
-  return state_->space->space;
+  const auto now = std::chrono::steady_clock::now();
+  auto& taken = state_->taken;
+  while (!taken.empty() && now - taken.front().at > limits::kRadosSpaceLag) taken.pop_front();
+  RadosSpace space = state_->space->space;
+  for (const auto& each : taken) {
+    space.available_bytes -= std::min(space.available_bytes, each.bytes);
+  }
+  return space;
+}
+
+void RadosCluster::note_taken(std::uint64_t bytes) {
+  const std::lock_guard lock(state_->mutex);
+  state_->taken.push_back({bytes, std::chrono::steady_clock::now()});
+  if (state_->taken.size() > limits::kRadosTakenMax) {
+    state_->taken[1].bytes += state_->taken.front().bytes;
+    state_->taken.pop_front();
+  }
 }
 
 Result<RadosSpace> RadosCluster::ask_space() {

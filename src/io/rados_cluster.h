@@ -60,6 +60,7 @@ class RadosCluster {
   // Nothing: ask. What is not quite new is asked for again meanwhile.
   std::optional<RadosSpace> known_space();
   std::optional<RadosSpace> last_space() const;
+  void note_taken(std::uint64_t bytes);
 
   // For jobs.
   Result<void> connect();

@@ -109,7 +109,10 @@ Task<Result<std::unique_ptr<File>>> RadosPool::create_segment(SegmentId segment,
   if (error != 0) trouble = failed(action, error);
   if (error == 0) {
     const auto kept = co_await find_segment(segment);
-    if (kept.ok()) co_return file_of(segment, entry);
+    if (kept.ok()) {
+      client_->note_taken(entry.length_bytes);
+      co_return file_of(segment, entry);
+    }
     trouble = kept.error();
   }
   error = co_await remove_all(objects);
@@ -207,6 +210,7 @@ Task<Result<void>> RadosPool::adopt_segment(SegmentId from, VolumeId to, AdoptBy
   std::string action = "copy a segment";
   CO_TRY(co_await change(to, std::move(begin), owner, action));
   const std::vector<std::string> objects = segment_objects(adopted, entry, striping_);
+  client_->note_taken(entry.length_bytes);
   auto made = co_await copy_objects(segment_objects(from, source, striping_), objects);
   if (made.ok()) {
     RadosWrite end;
