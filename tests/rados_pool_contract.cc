@@ -260,7 +260,9 @@ TEST_F(RadosPoolTest, NothingIsLeftOfRemovedVolumes) {
   }
   const auto index = run(objects->list_keys("holdfast.pool", ""));
   ASSERT_EQ(index.error, 0);
-  EXPECT_EQ(index.values.size(), 1u) << index.values.back().first;
+  ASSERT_EQ(index.values.size(), 2u) << index.values.back().first;
+  EXPECT_EQ(index.values[0].first, "client-host-a");
+  EXPECT_EQ(index.values[1].first, "version");
 }
 
 TEST_F(RadosPoolTest, WhatACrashLeftOfCreatingRemovingAndCopyingGoes) {

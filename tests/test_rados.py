@@ -25,6 +25,7 @@ class OnCeph:
 
     @classmethod
     def setUpClass(cls):
+        super().setUpClass()
         ceph.require("ceph-mgr")
         directory = tempfile.mkdtemp(prefix="holdfast-ceph-", dir=test_root())
         cls.addClassCleanup(shutil.rmtree, directory, ignore_errors=True)
@@ -46,10 +47,15 @@ class OnCeph:
         return self.daemon.call("pool", "create", "pool", self.location, "--conf",
                                 self.cluster.configuration, "--io-timeout", IO_TIMEOUT, *options)
 
-    def object_names(self):
+    def rados(self, *arguments):
         name_space = self.location.rsplit("/", 1)[1]
-        listed = self.cluster.rados("-p", POOL, "--namespace", name_space, "ls").stdout
-        return sorted(listed.split())
+        return self.cluster.rados("-p", POOL, "--namespace", name_space, *arguments).stdout
+
+    def object_names(self):
+        return sorted(self.rados("ls").split())
+
+    def attribute(self, name, attribute):
+        return self.rados("getxattr", name, attribute).strip()
 
 
 class SharedPoolOnCeph(OnCeph, test_shared_pool.SharedPool):
@@ -67,6 +73,21 @@ class SharedPoolOnCeph(OnCeph, test_shared_pool.SharedPool):
         self.open_pool(other)
         return other
 
+    def test_a_dead_owners_client_is_kept_from_the_cluster(self):
+        self.attach_new()
+        volume = "holdfast.volume." + self.daemon.volume()["id"]
+        owner = self.attribute(volume, "owner")
+        self.daemon.kill()
+        self.other.run("attach", "pool/disk", "--wait", "1", timeout=60, status=0)
+        self.qemu_io(self.other, "read -P 1 0 8M")
+        self.assertNotEqual(self.attribute(volume, "owner"), owner)
+        nonce = owner.rsplit("/", 1)[1].rstrip("]")
+        programs.wait_until(lambda: nonce in self.cluster.ceph("osd", "blocklist", "ls").stdout, 20,
+                            "the old owner to be on the blocklist")
+        # Whoever ends well leaves nobody to keep away.
+        self.other.call("detach", "pool/disk")
+        self.assertEqual(self.attribute(volume, "owner"), "")
+
     def test_nothing_is_left_behind(self):
         self.attach_new()
         self.daemon.call("snapshot", "create", "pool/disk@s")
@@ -80,10 +101,6 @@ class SharedPoolOnCeph(OnCeph, test_shared_pool.SharedPool):
         self.other.call("volume", "remove", "--now", "pool/disk")
         self.other.call("volume", "remove", "--now", "pool/clone")
         self.assertEqual(self.object_names(), ["holdfast.hosts", "holdfast.pool"])
-
-
-# Only the class made of it is to run here.
-del test_shared_pool.SharedPool
 
 
 class Cluster(OnCeph, HoldfastTest):
@@ -233,10 +250,7 @@ class DataOnCeph(Cluster):
         self.daemon.attach_new("pool/disk", "64M")
         writer = self.start_writer(2, seconds=10)
         time.sleep(2)
-        volume = "holdfast.volume." + self.daemon.volume()["id"]
-        name_space = self.location.rsplit("/", 1)[1]
-        owner = self.cluster.rados("-p", POOL, "--namespace", name_space, "getxattr", volume,
-                                   "owner").stdout.strip()
+        owner = self.attribute("holdfast.volume." + self.daemon.volume()["id"], "owner")
         self.assertTrue(owner)
         self.cluster.ceph("osd", "blocklist", "add", owner)
         self.assert_writer_is_fine(writer)

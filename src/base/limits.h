@@ -46,6 +46,7 @@ inline constexpr Duration kRadosSpaceTime = 2s;     // figures as old are asked 
 inline constexpr Duration kRadosSpaceAgeMax = 60s;  // older ones are not shown
 inline constexpr Duration kRadosSpaceLag = 8s;      // until what was written shows in them
 inline constexpr std::size_t kRadosTakenMax = 4096;
+inline constexpr Duration kRadosCloseTime = 2s;  // then what is not answered stays behind
 
 // Leases of shared pools. sanlock keeps N in eight bits.
 inline constexpr std::uint16_t kLeaseIoTimeoutSecondsDefault = 5;  // N

@@ -222,6 +222,12 @@ struct SpaceCall final : RadosCall {
   Result<RadosSpace> space = RadosSpace{};
 };
 
+struct BlockCall final : RadosCall {
+  using RadosCall::RadosCall;
+  bool take() const { return is_done; }
+  bool is_done = false;
+};
+
 struct ConnectCall final : RadosCall {
   using RadosCall::RadosCall;
   Result<void> take() { return std::move(connected); }
@@ -313,8 +319,8 @@ Task<Result<std::unique_ptr<RadosClient>>> RadosClient::connect(Executor& execut
       new RadosClient(executor, RadosCluster::find_or_make(address)));  // NOLINT: private
   auto* call = new ConnectCall(client->mailbox_);  // NOLINT: calls own themselves
   auto start = [cluster = client->cluster_.get()](ConnectCall& begun) {
-    cluster->run([cluster, &begun] {
-      begun.connected = cluster->connect();
+    cluster->run([&begun](RadosClusterState& state) {
+      begun.connected = holdfast::connect(state);
       begun.go_home();
     });
   };
@@ -477,8 +483,8 @@ Task<Result<RadosSpace>> RadosClient::space() {
   if (const auto known = cluster_->known_space()) co_return *known;
   auto* call = new SpaceCall(mailbox_);  // NOLINT: calls own themselves
   auto start = [cluster = cluster_.get()](SpaceCall& begun) {
-    cluster->run([cluster, &begun] {
-      begun.space = cluster->ask_space();
+    cluster->run([&begun](RadosClusterState& state) {
+      begun.space = ask_space(state);
       begun.go_home();
     });
   };
@@ -493,13 +499,40 @@ void RadosClient::note_taken(std::uint64_t bytes) {
   cluster_->note_taken(bytes);
 }
 
-std::string RadosClient::client_address() const {
-  return cluster_->connection(RadosLane::data)->client_address();
+std::string RadosClient::client_address(RadosLane lane) const {
+  return cluster_->connection(lane)->client_address();
+}
+
+Task<bool> RadosClient::block_clients(std::vector<std::string> client_addresses) {
+  auto* call = new BlockCall(mailbox_);  // NOLINT: calls own themselves
+  auto start = [cluster = cluster_.get(), &client_addresses](BlockCall& begun) {
+    cluster->run([&begun, blocked = client_addresses](RadosClusterState& state) {
+      begun.is_done = true;
+      for (const std::string& each : blocked) {
+        begun.is_done = holdfast::block_client(state, each) && begun.is_done;
+      }
+      begun.is_done = wait_for_latest_map(state) && begun.is_done;
+      begun.go_home();
+    });
+  };
+  co_return co_await Waiting<BlockCall, decltype(start)>(call, std::move(start));
+}
+
+void RadosClient::write_and_forget(const std::string& object, const RadosWrite& operation) {
+  auto* call = new WriteCall(mailbox_);  // NOLINT: calls own themselves
+  call->connection = cluster_->connection(RadosLane::data);
+  const rados_completion_t completion = call->completion();
+  rados_write_op_t op = build(operation);
+  const int submitted = rados_aio_write_op_operate(
+      op, call->connection->io, completion, object.c_str(), nullptr, LIBRADOS_OPERATION_FULL_TRY);
+  rados_release_write_op(op);
+  call->started(completion, submitted);
 }
 
 void RadosClient::block_client(std::string client_address) {
-  RadosCluster* const cluster = cluster_.get();
-  cluster->run([cluster, blocked = std::move(client_address)] { cluster->block_client(blocked); });
+  cluster_->run([blocked = std::move(client_address)](RadosClusterState& state) {
+    (void)holdfast::block_client(state, blocked);
+  });
 }
 
 Error rados_error(const RadosAddress& address, const std::string& action, int error) {

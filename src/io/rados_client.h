@@ -134,9 +134,14 @@ class RadosClient {
   void note_taken(std::uint64_t bytes);
 
   // Of this process as the cluster knows it now; empty: not known.
-  std::string client_address() const;
+  std::string client_address(RadosLane lane = RadosLane::data) const;
   // Keeps that client from the cluster from soon on, if our key may do that. Nobody waits for it.
   void block_client(std::string client_address);
+  // The same; afterwards nothing that those clients sent before can come before, or among, what
+  // this one does. False: it could not be done, and why is in the log.
+  Task<bool> block_clients(std::vector<std::string> client_addresses);
+  // An operation whose outcome nobody waits for; it is done also when the client is gone.
+  void write_and_forget(const std::string& object, const RadosWrite& operation);
 
  private:
   RadosClient(Executor& executor, std::shared_ptr<RadosCluster> cluster);

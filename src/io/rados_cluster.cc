@@ -18,7 +18,7 @@ namespace holdfast {
 
 using Json = nlohmann::json;
 
-// Outlives the cluster where a connection is still in use: its operations were never answered.
+// Outlives the cluster where a connection is still in use: its operations are not answered yet.
 struct RadosClusterState : std::enable_shared_from_this<RadosClusterState> {
   explicit RadosClusterState(RadosAddress where) : address(std::move(where)) {}
 
@@ -31,6 +31,7 @@ struct RadosClusterState : std::enable_shared_from_this<RadosClusterState> {
     return true;
   }
   void thread_main();
+  std::shared_ptr<RadosConnection> find(RadosLane lane);  // null: not connected, or not any more
   Result<std::shared_ptr<RadosConnection>> make_connection(RadosLane lane);
   void replace(RadosLane lane);
 
@@ -45,6 +46,8 @@ struct RadosClusterState : std::enable_shared_from_this<RadosClusterState> {
   std::deque<std::function<void()>> jobs;
   bool is_stopping = false;
   bool is_stopped = false;
+  std::condition_variable stopped;
+  std::size_t connection_count = 0;  // that are not closed
   std::array<std::shared_ptr<RadosConnection>, 2> connections;
   std::array<bool, 2> is_replacing{};
   std::optional<Space> space;
@@ -230,12 +233,26 @@ Result<std::shared_ptr<RadosConnection>> RadosClusterState::make_connection(Rado
   }
   rados_ioctx_set_namespace(made->io, address.name_space.c_str());
   rados_set_pool_full_try(made->io);
-  // Closed on the thread that made it: closing waits for librados' threads, of which one may have
-  // been the last to let go. With that thread gone it stays as it is.
+  {
+    const std::lock_guard lock(mutex);
+    ++connection_count;
+  }
+  // Closed on the thread that made it, which waits for that: closing waits for librados' threads,
+  // of which one may have been the last to let go.
   auto close = [state = shared_from_this()](RadosConnection* connection) {
-    state->push([connection] { delete connection; });  // NOLINT: the pointer's own deleter
+    const bool is_queued = state->push([raw = state.get(), connection] {
+      delete connection;  // NOLINT: the pointer's own deleter
+      const std::lock_guard lock(raw->mutex);
+      --raw->connection_count;
+    });
+    HOLDFAST_ASSERT(is_queued);
   };
   return std::shared_ptr<RadosConnection>(made.release(), std::move(close));
+}
+
+std::shared_ptr<RadosConnection> RadosClusterState::find(RadosLane lane) {
+  const std::lock_guard lock(mutex);
+  return connections[index_of(lane)];
 }
 
 void RadosClusterState::replace(RadosLane lane) {
@@ -277,14 +294,20 @@ RadosCluster::~RadosCluster() {
     connections.swap(state_->connections);
   }
   for (auto& connection : connections) connection.reset();  // a job each, if nobody has it
+  std::unique_lock lock(state_->mutex);
   state_->not_empty.notify_one();
-  thread_.join();
+  const bool is_over = state_->stopped.wait_for(lock, limits::kRadosCloseTime,
+                                                [this] { return state_->is_stopped; });
+  lock.unlock();
+  // With operations that are never answered it stays, and so does what they touch.
+  is_over ? thread_.join() : thread_.detach();
 }
 
 void RadosClusterState::thread_main() {
   std::unique_lock lock(mutex);
   for (;;) {
-    not_empty.wait(lock, [this] { return !jobs.empty() || is_stopping; });
+    not_empty.wait(lock,
+                   [this] { return !jobs.empty() || (is_stopping && connection_count == 0); });
     if (jobs.empty()) break;
     const std::function<void()> job = std::move(jobs.front());
     jobs.pop_front();
@@ -293,6 +316,7 @@ void RadosClusterState::thread_main() {
     lock.lock();
   }
   is_stopped = true;
+  stopped.notify_one();
 }
 
 std::shared_ptr<RadosCluster> RadosCluster::find(const RadosAddress& address) {
@@ -317,29 +341,15 @@ const RadosAddress& RadosCluster::address() const {
   return state_->address;
 }
 
-void RadosCluster::run(std::function<void()> job) {
-  const bool is_queued = state_->push(std::move(job));
+void RadosCluster::run(std::function<void(RadosClusterState&)> job) {
+  const bool is_queued = state_->push([state = state_.get(), of = std::move(job)] { of(*state); });
   HOLDFAST_ASSERT(is_queued);
 }
 
 std::shared_ptr<RadosConnection> RadosCluster::connection(RadosLane lane) const {
-  const std::lock_guard lock(state_->mutex);
-  const auto& connection = state_->connections[index_of(lane)];
+  std::shared_ptr<RadosConnection> connection = state_->find(lane);
   HOLDFAST_ASSERT(connection != nullptr);
   return connection;
-}
-
-Result<void> RadosCluster::connect() {
-  for (const RadosLane lane : {RadosLane::data, RadosLane::leases}) {
-    {
-      const std::lock_guard lock(state_->mutex);
-      if (state_->connections[index_of(lane)] != nullptr) continue;
-    }
-    auto made = TRY(state_->make_connection(lane));
-    const std::lock_guard lock(state_->mutex);
-    state_->connections[index_of(lane)] = std::move(made);
-  }
-  return {};
 }
 
 std::optional<RadosSpace> RadosCluster::known_space() {
@@ -353,10 +363,10 @@ std::optional<RadosSpace> RadosCluster::known_space() {
       return state_->space->space;
     }
   }
-  run([this] {
-    const auto asked = ask_space();
-    const std::lock_guard lock(state_->mutex);
-    state_->is_asking_space = false;
+  run([](RadosClusterState& state) {
+    (void)ask_space(state);
+    const std::lock_guard lock(state.mutex);
+    state.is_asking_space = false;
   });
   const std::lock_guard lock(state_->mutex);
   return state_->space->space;
@@ -384,39 +394,68 @@ void RadosCluster::note_taken(std::uint64_t bytes) {
   }
 }
 
-Result<RadosSpace> RadosCluster::ask_space() {
+// --- Jobs ---
+
+Result<void> connect(RadosClusterState& state) {
+  for (const RadosLane lane : {RadosLane::data, RadosLane::leases}) {
+    if (state.find(lane) != nullptr) continue;
+    auto made = TRY(state.make_connection(lane));
+    const std::lock_guard lock(state.mutex);
+    if (!state.is_stopping) state.connections[index_of(lane)] = std::move(made);
+  }
+  return {};
+}
+
+Result<RadosSpace> ask_space(RadosClusterState& state) {
+  const std::shared_ptr<RadosConnection> connection = state.find(RadosLane::data);
+  if (connection == nullptr) return Error(ErrorCode::busy, "the pool is being closed");
   const char* command = R"({"prefix": "df", "detail": "detail", "format": "json"})";
   char* output = nullptr;
   char* status = nullptr;
   std::size_t output_bytes = 0;
   std::size_t status_bytes = 0;
-  const int error = rados_mon_command(connection(RadosLane::data)->cluster, &command, 1, "", 0,
-                                      &output, &output_bytes, &status, &status_bytes);
+  const int error = rados_mon_command(connection->cluster, &command, 1, "", 0, &output,
+                                      &output_bytes, &status, &status_bytes);
   const std::string text = output == nullptr ? std::string() : std::string(output, output_bytes);
   if (output != nullptr) rados_buffer_free(output);
   if (status != nullptr) rados_buffer_free(status);
-  if (error < 0) return rados_error(address(), "ask the Ceph monitors for free space", -error);
-  const std::optional<RadosSpace> space = parse_space(text, address().pool);
+  if (error < 0) return rados_error(state.address, "ask the Ceph monitors for free space", -error);
+  const std::optional<RadosSpace> space = parse_space(text, state.address.pool);
   if (!space.has_value() || space->capacity_bytes == 0) {
     return Error(ErrorCode::path_failure,
-                 "the Ceph cluster does not say how much space pool '" + address().pool +
+                 "the Ceph cluster does not say how much space pool '" + state.address.pool +
                      "' has: is a manager (ceph-mgr) running? See ceph df");
   }
-  const std::lock_guard lock(state_->mutex);
-  state_->space = {*space, std::chrono::steady_clock::now()};
+  const std::lock_guard lock(state.mutex);
+  state.space = {*space, std::chrono::steady_clock::now()};
   return *space;
 }
 
-void RadosCluster::block_client(const std::string& client_address) {
+bool block_client(RadosClusterState& state, const std::string& client_address) {
+  const std::shared_ptr<RadosConnection> connection = state.find(RadosLane::data);
+  if (connection == nullptr) return false;
   std::string blocked = client_address;
-  const int error = rados_blocklist_add(connection(RadosLane::data)->cluster, blocked.data(), 0);
+  const int error = rados_blocklist_add(connection->cluster, blocked.data(), 0);
   if (error < 0) {
-    log_info("the former owner's client " + client_address +
-             " was not put on the Ceph cluster's blocklist, which is not needed: " +
-             std::strerror(-error));
-    return;
+    log_info(
+        "the client " + client_address +
+        " of a former owner was not put on the Ceph cluster's blocklist: " + std::strerror(-error));
+    return false;
   }
-  log_info("the former owner's client " + client_address + " is on the Ceph cluster's blocklist");
+  log_info("the client " + client_address +
+           " of a former owner is on the Ceph cluster's blocklist now");
+  return true;
+}
+
+// What we send from then on tells the OSDs of the list, if they do not know it yet.
+bool wait_for_latest_map(RadosClusterState& state) {
+  bool is_done = true;
+  for (const RadosLane lane : {RadosLane::data, RadosLane::leases}) {
+    const std::shared_ptr<RadosConnection> connection = state.find(lane);
+    is_done =
+        connection != nullptr && rados_wait_for_latest_osdmap(connection->cluster) == 0 && is_done;
+  }
+  return is_done;
 }
 
 }  // namespace holdfast

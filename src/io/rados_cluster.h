@@ -3,7 +3,7 @@
 // Behind rados_client.h, for io/ only: the connection of this process to one pool and namespace,
 // and one thread for what of librados blocks.
 //
-// Threading: any thread, but for what is said to be for jobs.
+// Threading: any thread; jobs run on that one.
 #pragma once
 
 #include <rados/librados.h>
@@ -49,12 +49,13 @@ class RadosCluster {
   static std::shared_ptr<RadosCluster> find(const RadosAddress& address);  // null: there is none
 
   explicit RadosCluster(RadosAddress address);
-  ~RadosCluster();  // runs the jobs that are queued
+  ~RadosCluster();  // waits a little until all is closed
   RadosCluster(const RadosCluster&) = delete;
   RadosCluster& operator=(const RadosCluster&) = delete;
 
   const RadosAddress& address() const;
-  void run(std::function<void()> job);  // on the thread for what blocks, in order
+  // On the thread for what blocks, in order; perhaps after this is gone.
+  void run(std::function<void(RadosClusterState&)> job);
   // Of a cluster that is connected.
   std::shared_ptr<RadosConnection> connection(RadosLane lane) const;
   // Nothing: ask. What is not quite new is asked for again meanwhile.
@@ -62,14 +63,15 @@ class RadosCluster {
   std::optional<RadosSpace> last_space() const;
   void note_taken(std::uint64_t bytes);
 
-  // For jobs.
-  Result<void> connect();
-  Result<RadosSpace> ask_space();
-  void block_client(const std::string& client_address);
-
  private:
   const std::shared_ptr<RadosClusterState> state_;
   std::thread thread_;
 };
+
+// For jobs.
+Result<void> connect(RadosClusterState& state);
+Result<RadosSpace> ask_space(RadosClusterState& state);
+bool block_client(RadosClusterState& state, const std::string& client_address);
+bool wait_for_latest_map(RadosClusterState& state);
 
 }  // namespace holdfast

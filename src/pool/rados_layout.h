@@ -27,6 +27,7 @@ inline constexpr std::string_view kVolumePrefix = "volume-";
 inline constexpr std::string_view kTrashPrefix = "trash-";
 inline constexpr std::string_view kCreatingPrefix = "creating-";
 inline constexpr std::string_view kRemovingPrefix = "removing-";
+inline constexpr std::string_view kClientPrefix = "client-";
 // Attributes.
 inline constexpr std::string_view kLayoutAttribute = "layout";
 inline constexpr std::string_view kStateAttribute = "state";

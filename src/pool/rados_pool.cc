@@ -110,8 +110,10 @@ Task<Result<std::unique_ptr<Pool>>> RadosPool::create(PoolContext context, std::
   }
   if (error == EEXIST) co_return is_there;
   if (error != 0) co_return rados_error(address, "create the pool " + place, error);
-  co_return std::unique_ptr<Pool>(new RadosPool(std::move(context), make_pool_info(place, record),
+  std::unique_ptr<RadosPool> pool(new RadosPool(std::move(context), make_pool_info(place, record),
                                                 std::move(client), striping));  // NOLINT: private
+  CO_TRY(co_await pool->replace_former_self());
+  co_return std::unique_ptr<Pool>(std::move(pool));
 }
 
 Task<Result<std::unique_ptr<Pool>>> RadosPool::open(PoolContext context, std::string location) {
@@ -143,6 +145,7 @@ Task<Result<std::unique_ptr<Pool>>> RadosPool::open(PoolContext context, std::st
                                                 std::move(client),
                                                 striping));  // NOLINT: private constructor
   CO_TRY(co_await pool->check_may_be_written());
+  CO_TRY(co_await pool->replace_former_self());
   co_await pool->remove_leftover_volumes();
   co_return std::unique_ptr<Pool>(std::move(pool));
 }
@@ -156,6 +159,48 @@ Task<Result<void>> RadosPool::check_may_be_written() {
   // A full pool may be opened.
   if (error == 0 || error == ENOSPC || error == EDQUOT) co_return Result<void>{};
   co_return failed("write to the pool " + info_.location, error);
+}
+
+// A daemon that was killed may have sent what the cluster has not done yet. If that is a write to a
+// lease, its successor must not stand for the same lease before (docs/decisions/0021-leases.md).
+Task<Result<void>> RadosPool::replace_former_self() {
+  if (context_.host_name.empty()) co_return Result<void>{};
+  const std::string client_key = std::string(kClientPrefix) + context_.host_name;
+  const std::string ours =
+      client_->client_address(RadosLane::data) + " " + client_->client_address(RadosLane::leases);
+  CO_TRY_ASSIGN(const auto found, co_await read_index(client_key));
+  if (found.has_value() && *found == bytes_of(ours)) co_return Result<void>{};
+  if (found.has_value()) {
+    const std::string_view before = as_text(*found);
+    const std::size_t middle = std::min(before.find(' '), before.size() - 1);
+    std::vector<std::string> addresses{std::string(before.substr(0, middle)),
+                                       std::string(before.substr(middle + 1))};
+    std::erase(addresses, "");
+    if (!co_await client_->block_clients(std::move(addresses))) {
+      log_info("the pool " + info_.location +
+               ": writes of this host's daemon before may still be on their way; give the key "
+               "the capability mon 'profile rbd' to be certain that they are not");
+    }
+  }
+  RadosWrite note;
+  note.values = {{client_key, bytes_of(ours)}};
+  std::string index(kPoolObject);
+  const int error = co_await client_->write(std::move(index), std::move(note));
+  if (error != 0 && error != ENOSPC && error != EDQUOT) {
+    co_return failed("write to the pool " + info_.location, error);
+  }
+  own_clients_ = ours;
+  co_return Result<void>{};
+}
+
+// All that we sent has been answered: nobody need keep us away.
+RadosPool::~RadosPool() {
+  if (own_clients_.empty()) return;
+  const std::string client_key = std::string(kClientPrefix) + context_.host_name;
+  RadosWrite forget;
+  forget.expected_values = {{client_key, bytes_of(own_clients_)}};
+  forget.removed_values = {client_key};
+  client_->write_and_forget(std::string(kPoolObject), forget);
 }
 
 Task<Result<PoolSpace>> RadosPool::space() {

@@ -9,6 +9,7 @@
 //     trash-<uuid>             the same of one in the trash, and since and until when
 //     creating-<uuid>          being created, by which host
 //     removing-<uuid>          removed; its objects are going
+//     client-<host>            the addresses of the clients of the host's daemon
 //   holdfast.hosts           the host leases
 //   holdfast.lease.<uuid>    who owns the volume
 //   holdfast.volume.<uuid>   the volume. Attributes: state (live, removing), epoch (the last that
@@ -43,6 +44,7 @@ class RadosPool final : public Pool {
   static Task<Result<std::unique_ptr<Pool>>> open(PoolContext context, std::string location);
   static std::unique_ptr<Pool> view(PoolContext context, PoolInfo info);
 
+  ~RadosPool() override;
   RadosPool(const RadosPool&) = delete;
   RadosPool& operator=(const RadosPool&) = delete;
 
@@ -103,6 +105,7 @@ class RadosPool final : public Pool {
 
   // The index of volumes, in the pool's object.
   Task<Result<void>> check_may_be_written();
+  Task<Result<void>> replace_former_self();
   Task<Result<std::optional<Bytes>>> read_index(std::string key);
   Task<Result<void>> make_volume_objects(VolumeRecord record, RootId root, Bytes root_bytes);
   // What creating or removing a volume has left. ok: all of it is gone.
@@ -133,6 +136,7 @@ class RadosPool final : public Pool {
   PoolInfo info_;
   std::unique_ptr<RadosClient> client_;
   rados_layout::Striping striping_;
+  std::string own_clients_;  // as the index has them; empty: it does not (a view)
 };
 
 }  // namespace holdfast
