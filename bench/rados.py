@@ -75,7 +75,8 @@ class Osd:
         dump = json.loads(programs.run(
             "ceph", "--admin-daemon", self.cluster.directory / "osd.0.asok", "perf",
             "dump").stdout)["osd"]
-        fields = Path(f"/proc/{self.cluster.osds[0].pid}/stat").read_text().rsplit(")", 1)[1].split()
+        stat = Path(f"/proc/{self.cluster.osds[0].pid}/stat").read_text()
+        fields = stat.rpartition(")")[2].split()
         seconds = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
         return {"writes": dump["op_w"], "reads": dump["op_r"], "seconds": seconds}
 
@@ -105,8 +106,8 @@ def run_server(kind, cluster, names, arguments, results):
         kind.cluster = cluster
         server = kind(directory / "server", SIZE_BYTES)
         try:
-            run_fio(server, {"rw": "write", "bs": "1m", "iodepth": 8, "size": SIZE_BYTES}, directory,
-                    300)
+            fill = {"rw": "write", "bs": "1m", "iodepth": 8, "size": SIZE_BYTES}
+            run_fio(server, fill, directory, 300)
             for _ in range(arguments.rounds):
                 for name in names:
                     settle()

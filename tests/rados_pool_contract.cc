@@ -191,8 +191,28 @@ TEST_F(RadosPoolTest, ALateWriteBringsBackNoRemovedSegment) {
   EXPECT_EQ(run(io(file->get(), FileOperation::write, 0, data.span())), 0);
   ASSERT_TRUE(run(pool().remove_segment(segment)).ok());
   EXPECT_EQ(run(io(file->get(), FileOperation::write, 0, data.span())), ENOENT);
-  EXPECT_EQ(run(io(file->get(), FileOperation::read, 0, data.span())), ENOENT);
+  EXPECT_EQ(run(io(file->get(), FileOperation::read, 0, data.span())), 0);
+  EXPECT_EQ(data.data()[0], std::byte{0});
   EXPECT_EQ(code_of(run(pool().open_segment(segment))), ErrorCode::not_found);
+}
+
+TEST_F(RadosPoolTest, ASegmentThatACrashLeftHalfMadeReadsAsZerosAndIsRemoved) {
+  create(1, "one");
+  const SegmentId segment = segment_of(1, 1, 1);
+  const auto objects = client();
+  RadosWrite entry;
+  entry.values = {{dir_layout::segment_name(segment),
+                   rados_layout::encode_segment_entry({kContractSegmentBytes, 0})}};
+  ASSERT_EQ(run(objects->write(rados_layout::volume_object(id_of(1)), entry)), 0);
+  auto file = run(pool().open_segment(segment));
+  ASSERT_TRUE(file.ok());
+  AlignedBuffer data(kContractSegmentBytes);
+  std::memset(data.data(), 1, data.size());
+  EXPECT_EQ(run(io(file->get(), FileOperation::read, 0, data.span())), 0);
+  EXPECT_TRUE(std::all_of(data.data(), data.data() + data.size(),
+                          [](std::byte each) { return each == std::byte{0}; }));
+  EXPECT_TRUE(run(pool().remove_segment(segment)).ok());
+  EXPECT_TRUE(run(pool().list_segments(id_of(1))).value().empty());
 }
 
 TEST_F(RadosPoolTest, RequestsAcrossStripesAndManyBuffersReadBackWhatWasWritten) {

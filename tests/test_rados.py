@@ -141,7 +141,8 @@ class DataOnCeph(Cluster):
         for turn in range(2, 7):
             self.io(f"write -P {turn} {turn}M 1M", f"write -P {turn + 100} {turn * 5}M 4k")
             self.daemon.kill_and_start()
-            self.io(f"read -P {turn} {turn}M 1M", f"read -P {turn + 100} {turn * 5}M 4k", "read -P 1 0 2M")
+            self.io(f"read -P {turn} {turn}M 1M", f"read -P {turn + 100} {turn * 5}M 4k",
+                    "read -P 1 0 2M")
 
     def test_snapshots_clones_rollback_and_removal(self):
         self.daemon.attach_new("pool/disk", "64M")

@@ -128,6 +128,8 @@ void RadosFile::piece_done(RadosTransfer& transfer) {
   Piece& piece = *static_cast<Piece*>(transfer.context);
   Operation& operation = *piece.operation;
   RadosFile& file = *operation.file;
+  // A crash came before the object was made; nothing can have been written to it.
+  if (transfer.error == ENOENT && !transfer.is_write && file.layout_.has_gaps) transfer.error = 0;
   if (transfer.error != 0) {
     operation.error = transfer.error;
   } else if (!transfer.is_write) {

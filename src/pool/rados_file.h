@@ -3,7 +3,7 @@
 // A file in RADOS objects: a segment, which takes turns of a stripe on several of them, or a lease
 // area in one. What RADOS has acknowledged is durable, so a sync has nothing to do.
 //
-// The objects are there before anything is written; a write never makes one, so that it cannot
+// The objects are made before anything is written; a write never makes one, so that it cannot
 // bring back what was removed.
 #pragma once
 
@@ -22,7 +22,8 @@ struct RadosFileLayout {
   std::vector<std::string> objects;
   std::uint64_t stripe_bytes = 0;
   std::uint64_t length_bytes = 0;
-  bool has_gaps = false;  // what was not written reads as zeros; else as behind the end
+  // What was not written, and an object that is not there, reads as zeros; else as behind the end.
+  bool has_gaps = false;
   RadosLane lane = RadosLane::data;
 };
 

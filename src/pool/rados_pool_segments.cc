@@ -213,6 +213,10 @@ Task<Result<void>> RadosPool::adopt_segment(SegmentId from, VolumeId to, AdoptBy
   client_->note_taken(entry.length_bytes);
   auto made = co_await copy_objects(segment_objects(from, source, striping_), objects);
   if (made.ok()) {
+    const auto still_there = co_await find_segment(from);
+    if (!still_there.ok()) made = still_there.error();
+  }
+  if (made.ok()) {
     RadosWrite end;
     guard(end, owner);
     end.expected_values = {{new_key, value}, {name, {}}};
@@ -252,7 +256,10 @@ Task<Result<void>> RadosPool::copy_objects(std::vector<std::string> from,
         (info_.segment_bytes / striping_.stripe_bytes + from.size() - 1) / from.size();
     RadosBytes content = co_await client_->read(
         from[i], static_cast<std::size_t>((turns + 1) * striping_.stripe_bytes));
-    if (content.error != 0) co_return failed("copy the object " + from[i], content.error);
+    // None: nothing was ever written to it.
+    if (content.error != 0 && content.error != ENOENT) {
+      co_return failed("copy the object " + from[i], content.error);
+    }
     RadosWrite write;
     write.object = RadosWrite::Object::any;
     write.content = std::move(content.bytes);
