@@ -26,16 +26,17 @@ from support.daemon import GIB, MIB, Daemon, test_root  # noqa: E402
 
 SIZE_BYTES = 512 * MIB
 
+# What is written at random comes last: it leaves a log in pieces, and work for the cleaner.
 WORKLOADS = {
-    "4 KiB random write, depth 32": {"rw": "randwrite", "bs": "4k", "iodepth": 32},
-    "4 KiB random write, depth 1": {"rw": "randwrite", "bs": "4k", "iodepth": 1},
-    "4 KiB write + flush": {"rw": "randwrite", "bs": "4k", "iodepth": 1, "fsync": 1},
-    "4 KiB random read, depth 32": {"rw": "randread", "bs": "4k", "iodepth": 32},
-    "4 KiB random read, depth 1": {"rw": "randread", "bs": "4k", "iodepth": 1},
-    "64 KiB sequential write": {"rw": "write", "bs": "64k", "iodepth": 8},
-    "64 KiB sequential read": {"rw": "read", "bs": "64k", "iodepth": 8},
     "1 MiB sequential write": {"rw": "write", "bs": "1m", "iodepth": 8},
     "1 MiB sequential read": {"rw": "read", "bs": "1m", "iodepth": 8},
+    "64 KiB sequential write": {"rw": "write", "bs": "64k", "iodepth": 8},
+    "64 KiB sequential read": {"rw": "read", "bs": "64k", "iodepth": 8},
+    "4 KiB random read, depth 32": {"rw": "randread", "bs": "4k", "iodepth": 32},
+    "4 KiB random read, depth 1": {"rw": "randread", "bs": "4k", "iodepth": 1},
+    "4 KiB write + flush": {"rw": "randwrite", "bs": "4k", "iodepth": 1, "fsync": 1},
+    "4 KiB random write, depth 1": {"rw": "randwrite", "bs": "4k", "iodepth": 1},
+    "4 KiB random write, depth 32": {"rw": "randwrite", "bs": "4k", "iodepth": 32},
 }
 
 
@@ -78,7 +79,8 @@ class Osd:
         stat = Path(f"/proc/{self.cluster.osds[0].pid}/stat").read_text()
         fields = stat.rpartition(")")[2].split()
         seconds = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-        return {"writes": dump["op_w"], "reads": dump["op_r"], "seconds": seconds}
+        # A write that expects something of its object counts as both.
+        return {"writes": dump["op_w"] + dump["op_rw"], "reads": dump["op_r"], "seconds": seconds}
 
     def since(self):
         now = self.read()
@@ -143,7 +145,7 @@ def main():
     names = list(WORKLOADS)
     if arguments.smoke:
         arguments.rounds, arguments.seconds = 1, 1
-        names = names[:1]
+        names = names[-1:]
     results = {}
     for kind in (HoldfastOnCeph, Librbd):
         # Each a new cluster: what one has left behind is not the other's.

@@ -168,7 +168,7 @@ class DataOnCeph(Cluster):
         self.io("read -P 3 0 1M", "read -P 1 1M 39M", volume="pool/clone")
         trash = self.daemon.call("trash", "list")
         self.assertEqual([item["name"] for item in trash["trash"]], ["disk"])
-        self.daemon.call("trash", "restore", "pool/disk", "--as", "back")
+        self.daemon.call("trash", "restore", "pool/disk", "pool/back")
         self.daemon.call("attach", "pool/back")
         self.io("read -P 1 0 40M", volume="pool/back")
 
