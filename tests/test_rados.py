@@ -125,7 +125,7 @@ class Cluster(OnCeph, HoldfastTest):
         if seconds is not None:
             command += ["--runtime", str(seconds), "--time_based"]
         with open(self.directory / "fio.out", "wb") as output:
-            writer = programs.start(command, stdout=output, stderr=output)
+            writer = programs.start(command, stdout=output, stderr=output, cwd=self.directory)
         self.addCleanup(programs.stop, writer)
         return writer
 

@@ -5,9 +5,7 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <csignal>
 #include <cstring>
-#include <map>
 #include <mutex>
 
 #include "base/assert.h"
@@ -320,7 +318,7 @@ Task<Result<std::unique_ptr<RadosClient>>> RadosClient::connect(Executor& execut
   auto* call = new ConnectCall(client->mailbox_);  // NOLINT: calls own themselves
   auto start = [cluster = client->cluster_.get()](ConnectCall& begun) {
     cluster->run([&begun](RadosClusterState& state) {
-      begun.connected = holdfast::connect(state);
+      begun.connected = connect_cluster(state);
       begun.go_home();
     });
   };

@@ -396,7 +396,7 @@ void RadosCluster::note_taken(std::uint64_t bytes) {
 
 // --- Jobs ---
 
-Result<void> connect(RadosClusterState& state) {
+Result<void> connect_cluster(RadosClusterState& state) {
   for (const RadosLane lane : {RadosLane::data, RadosLane::leases}) {
     if (state.find(lane) != nullptr) continue;
     auto made = TRY(state.make_connection(lane));

@@ -69,7 +69,7 @@ class RadosCluster {
 };
 
 // For jobs.
-Result<void> connect(RadosClusterState& state);
+Result<void> connect_cluster(RadosClusterState& state);
 Result<RadosSpace> ask_space(RadosClusterState& state);
 bool block_client(RadosClusterState& state, const std::string& client_address);
 bool wait_for_latest_map(RadosClusterState& state);

@@ -2,7 +2,6 @@
 #include "pool/dir_pool.h"
 
 #include <algorithm>
-#include <array>
 #include <cstdio>
 #include <optional>
 #include <span>
@@ -10,7 +9,6 @@
 #include "base/bytes.h"
 #include "base/crc32c.h"
 #include "base/log.h"
-#include "format/lease_block.h"
 #include "pool/dir_layout.h"
 #include "pool/names.h"
 #include "pool/new_pool.h"

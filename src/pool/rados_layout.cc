@@ -226,4 +226,8 @@ std::vector<std::byte> bytes_of(std::string_view text) {
   return {view.begin(), view.end()};
 }
 
+RadosValue attribute(std::string_view name, std::string_view value) {
+  return {std::string(name), bytes_of(value)};
+}
+
 }  // namespace holdfast::rados_layout

@@ -77,5 +77,6 @@ std::vector<std::byte> encode_trashed(const TrashedVolume& trashed);
 Result<TrashedVolume> decode_trashed(const VolumeId& volume, std::span<const std::byte> bytes);
 
 std::vector<std::byte> bytes_of(std::string_view text);
+RadosValue attribute(std::string_view name, std::string_view value);
 
 }  // namespace holdfast::rados_layout

@@ -9,7 +9,6 @@
 
 #include "base/bytes.h"
 #include "base/log.h"
-#include "format/lease_block.h"
 #include "pool/dir_layout.h"
 #include "pool/names.h"
 #include "pool/new_pool.h"
@@ -27,9 +26,6 @@ std::string key(std::string_view prefix, const VolumeId& volume) {
 }
 std::string name_key(const std::string& name) {
   return std::string(kNamePrefix) + name;
-}
-RadosValue attribute(std::string_view name, std::string_view value) {
-  return {std::string(name), bytes_of(value)};
 }
 RadosValue absent(std::string key_name) {
   return {std::move(key_name), {}};

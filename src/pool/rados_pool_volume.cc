@@ -18,10 +18,6 @@ namespace {
 // Marks hold nothing, but nothing is also what a key holds that is not there.
 constexpr std::string_view kMark = "1";
 
-RadosValue attribute(std::string_view name, std::string_view value) {
-  return {std::string(name), bytes_of(value)};
-}
-
 template <typename Id, typename Parse>
 std::vector<Id> parse_keys(const std::vector<RadosValue>& values, const Parse& parse) {
   std::vector<std::string> names;
