@@ -139,7 +139,7 @@ _holdfast() {
         compopt -o nospace
         ;;
       pool/create | pool/open)
-        candidates="dir:"
+        candidates="dir: rados:"
         compopt -o nospace
         ;;
     esac

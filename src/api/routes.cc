@@ -71,7 +71,8 @@ Result<Json> post_pools(const Call& call) {
   CreatePoolRequest request;
   request.name = TRY(body.text("name"));
   request.location = TRY(body.text("location"));
-  request.shared = TRY(body.flag_or("shared", false));
+  // On Ceph every pool is a shared one.
+  request.shared = TRY(body.flag_or("shared", false)) || request.location.starts_with("rados:");
   request.segment_bytes = TRY(body.number_or("segment_bytes", request.segment_bytes));
   for (const auto& [key, into] : {std::pair("io_timeout_seconds", &request.io_timeout_seconds),
                                   std::pair("watchdog_seconds", &request.watchdog_seconds)}) {

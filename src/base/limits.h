@@ -33,6 +33,21 @@ inline constexpr std::size_t kFlattensMax = 16;         // at a time
 inline constexpr std::size_t kFlattenReportsMax = 256;  // of flattenings that have ended
 inline constexpr std::size_t kCloneDepthMax = 1000;  // ancestors whose segments a clone refers to
 
+// Pools on Ceph. A segment is several objects, in turns of a stripe, of at most so many bytes.
+inline constexpr std::uint64_t kRadosStripeBytes = 512 * kKiB;  // a full record
+inline constexpr std::uint64_t kRadosObjectBytesMax = 8 * kMiB;
+inline constexpr std::uint64_t kRadosObjectsPerSegmentMin = 4;
+inline constexpr std::uint32_t kRadosMonitorTimeoutSeconds = 10;
+inline constexpr std::uint64_t kRadosValuesPerRead = 1000;
+inline constexpr std::size_t kRadosAttributeBytesMax = 4096;
+inline constexpr std::size_t kRadosRecordBytesMax = 64 * kKiB;  // of the pool's own object
+inline constexpr std::uint32_t kRadosTriesMax = 8;  // of a change that others came before
+inline constexpr Duration kRadosSpaceTime = 2s;     // figures as old are asked for again
+inline constexpr Duration kRadosSpaceAgeMax = 60s;  // older ones are not shown
+inline constexpr Duration kRadosSpaceLag = 8s;      // until what was written shows in them
+inline constexpr std::size_t kRadosTakenMax = 4096;
+inline constexpr Duration kRadosCloseTime = 2s;  // then what is not answered stays behind
+
 // Leases of shared pools. sanlock keeps N in eight bits.
 inline constexpr std::uint16_t kLeaseIoTimeoutSecondsDefault = 5;  // N
 inline constexpr std::uint16_t kLeaseIoTimeoutSecondsMin = 1;

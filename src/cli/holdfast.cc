@@ -55,6 +55,9 @@ struct Arguments {
   std::string location;
   std::string size;
   std::string segment_size;
+  std::string ceph_configuration;
+  std::string ceph_client;
+  std::string ceph_keyring;
   std::string new_name;
   std::vector<std::string> names;
   std::string since;
@@ -139,6 +142,25 @@ std::int64_t parse_defer(const std::string& text) {
 std::string absolute_location(const std::string& location) {
   if (!location.starts_with("dir:") || location.size() == 4 || location[4] == '/') return location;
   return "dir:" + std::filesystem::absolute(location.substr(4)).lexically_normal().string();
+}
+
+std::string absolute_path(const std::string& path);
+
+// Where a pool is: for one on Ceph with which cluster that is, and as whom.
+std::string pool_location(const Arguments& arguments) {
+  std::string location = absolute_location(arguments.location);
+  const bool is_on_ceph = location.starts_with("rados:");
+  const std::pair<const char*, std::string> options[] = {
+      {"conf", absolute_path(arguments.ceph_configuration)},
+      {"id", arguments.ceph_client},
+      {"keyring", absolute_path(arguments.ceph_keyring)}};
+  for (const auto& [name, value] : options) {
+    if (value.empty()) continue;
+    if (!is_on_ceph) throw UsageError{std::string("--") + name + " is for pools on Ceph (rados:)"};
+    location += location.find('?') == std::string::npos ? '?' : '&';
+    location.append(name).append("=").append(value);
+  }
+  return location;
 }
 
 std::string absolute_path(const std::string& path) {
@@ -438,10 +460,26 @@ class Commands {
         ->required();
   }
   void add_location(CLI::App* command) {
-    command->add_option("location", arguments_.location, "Where it is: dir:/PATH for a directory")
+    command
+        ->add_option("location", arguments_.location,
+                     "Where it is: dir:/PATH for a directory, rados:POOL/NAMESPACE for Ceph")
         ->type_name("")
-        ->option_text("dir:PATH")
+        ->option_text("dir:PATH|rados:POOL[/NAMESPACE]")
         ->required();
+    command
+        ->add_option("--conf", arguments_.ceph_configuration,
+                     "Of a pool on Ceph: the cluster's configuration (default: "
+                     "/etc/ceph/ceph.conf)")
+        ->type_name("FILE");
+    command
+        ->add_option("--id", arguments_.ceph_client,
+                     "Of a pool on Ceph: use it as client.NAME (default: admin)")
+        ->type_name("NAME");
+    command
+        ->add_option("--keyring", arguments_.ceph_keyring,
+                     "Of a pool on Ceph: where the client's key is (default: as the configuration "
+                     "says)")
+        ->type_name("FILE");
   }
   void add_volume_name(CLI::App* command) {
     command->add_option("volume", arguments_.name, "The volume")
@@ -459,8 +497,16 @@ class Commands {
     pool->footer("");
     CLI::App* create = leaf(pool, "create", "Make a pool in an empty directory, and open it",
                             [this](Client& client) {
+                              const std::string location = pool_location(arguments_);
+                              if ((arguments_.io_timeout_seconds.has_value() ||
+                                   arguments_.watchdog_seconds.has_value()) &&
+                                  !arguments_.shared && !location.starts_with("rados:")) {
+                                throw UsageError{
+                                    "--io-timeout and --watchdog are for pools that "
+                                    "several hosts use: --shared"};
+                              }
                               Json body = {{"name", arguments_.name},
-                                           {"location", absolute_location(arguments_.location)},
+                                           {"location", location},
                                            {"create", true},
                                            {"shared", arguments_.shared}};
                               if (!arguments_.segment_size.empty())
@@ -476,37 +522,34 @@ class Commands {
                             });
     add_pool_name(create);
     add_location(create);
-    CLI::Option* shared =
-        create->add_flag("--shared", arguments_.shared, "Several hosts use it (guarded by leases)");
+    create->add_flag("--shared", arguments_.shared,
+                     "Several hosts use it (guarded by leases); one on Ceph always is");
     create
         ->add_option("--io-timeout", arguments_.io_timeout_seconds,
                      "How long the storage may take for a lease (default: 5): a host renews its "
                      "lease every 2 times that, and what it had is taken over after 8 times that")
         ->type_name("SECONDS")
         ->check(CLI::Range(std::uint32_t{limits::kLeaseIoTimeoutSecondsMin},
-                           std::uint32_t{limits::kLeaseIoTimeoutSecondsMax}))
-        ->needs(shared);
+                           std::uint32_t{limits::kLeaseIoTimeoutSecondsMax}));
     create
         ->add_option("--watchdog", arguments_.watchdog_seconds,
                      "How much longer a take-over waits, for hosts that also run sanlock with its "
                      "watchdog (default: 0; such hosts: 60)")
         ->type_name("SECONDS")
-        ->check(CLI::Range(std::uint32_t{0}, std::uint32_t{limits::kLeaseWatchdogSecondsMax}))
-        ->needs(shared);
+        ->check(CLI::Range(std::uint32_t{0}, std::uint32_t{limits::kLeaseWatchdogSecondsMax}));
     create
         ->add_option("--segment-size", arguments_.segment_size,
                      "The unit of allocation (default 32M)")
         ->type_name("SIZE");
-    CLI::App* open =
-        leaf(pool, "open", "Open a pool that exists; it stays open over restarts",
-             [this](Client& client) {
-               const Json body = {{"name", arguments_.name},
-                                  {"location", absolute_location(arguments_.location)}};
-               return client.run("POST", "/v1/pools", body, [](const Json& answer) {
-                 return "Pool " + text_of(answer, "name") + " is open at " +
-                        text_of(answer, "location") + "\n";
-               });
-             });
+    CLI::App* open = leaf(
+        pool, "open", "Open a pool that exists; it stays open over restarts",
+        [this](Client& client) {
+          const Json body = {{"name", arguments_.name}, {"location", pool_location(arguments_)}};
+          return client.run("POST", "/v1/pools", body, [](const Json& answer) {
+            return "Pool " + text_of(answer, "name") + " is open at " +
+                   text_of(answer, "location") + "\n";
+          });
+        });
     add_pool_name(open);
     add_location(open);
     leaf(pool, "list", "The open pools", [](Client& client) {
@@ -1093,6 +1136,7 @@ int main_program(int argc, char** argv) {
   app.footer(
       "Examples:\n"
       "  holdfast pool create vms dir:/srv/vms\n"
+      "  holdfast pool create web rados:POOL/NAMESPACE --id NAME\n"
       "  holdfast volume create vms/disk1 --size 20G\n"
       "  holdfast attach vms/disk1\n"
       "  holdfast status --watch\n\n"

@@ -187,7 +187,7 @@ int main_program(int argc, char** argv) {
                  "What must survive a restart (default: /var/lib/holdfast)")
       ->type_name("DIR");
   app.add_option("--pool", options.pools, "Open this pool at start; may be repeated")
-      ->type_name("NAME=dir:PATH")
+      ->type_name("NAME=LOCATION")
       ->expected(1)
       ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
   app.add_option("--host-name", options.host_name,

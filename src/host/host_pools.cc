@@ -69,7 +69,7 @@ Task<Result<PoolChange>> Host::create_pool(CreatePoolRequest request) {
   auto pool = co_await holdfast::create_pool(context, entry->location, options);
   if (!pool.ok()) co_return pool.take_error();
   entry->pool = std::move(pool).value();
-  if (request.shared) {
+  if (entry->pool->info().shared) {
     CO_TRY(co_await join_hosts(*entry, HostIdentity{1, 1}));
   }
   entry->state = ServiceState::open;

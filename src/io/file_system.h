@@ -94,6 +94,9 @@ class File {
     name_ = std::move(name);
   }
   const std::string& name() const { return name_; }
+  // Whether writing where nothing was written yet costs more than writing again, so that zeros
+  // beforehand pay (docs/decisions/0005-zeroing-ahead.md).
+  virtual bool is_faster_once_written() const { return true; }
 
  protected:
   virtual void start(FileRequest& request) = 0;

@@ -2,7 +2,6 @@
 #include "pool/dir_pool.h"
 
 #include <algorithm>
-#include <array>
 #include <cstdio>
 #include <optional>
 #include <span>
@@ -10,9 +9,10 @@
 #include "base/bytes.h"
 #include "base/crc32c.h"
 #include "base/log.h"
-#include "format/lease_block.h"
 #include "pool/dir_layout.h"
 #include "pool/names.h"
+#include "pool/new_pool.h"
+#include "pool/shared_areas.h"
 #include "pool/space.h"
 
 namespace holdfast {
@@ -23,45 +23,6 @@ namespace {
 
 constexpr std::string_view kLocationPrefix = "dir:";
 constexpr unsigned kCountTries = 4;  // to count a volume's files while some are being renamed
-
-Uuid make_uuid(Executor& executor) {
-  std::array<std::byte, 16> random;
-  store_little(random.data(), executor.random());
-  store_little(random.data() + 8, executor.random());
-  return Uuid::from_random(random);
-}
-
-Result<void> check_create_options(const PoolCreateOptions& options) {
-  if (options.shared) TRY(check_lease_times(options.io_timeout_seconds, options.watchdog_seconds));
-  if (options.segment_bytes < limits::kSegmentBytesMin ||
-      options.segment_bytes > limits::kSegmentBytesMax ||
-      options.segment_bytes % limits::kSegmentBytesMin != 0) {
-    return Error(ErrorCode::invalid_argument,
-                 "a segment size of " + std::to_string(options.segment_bytes) +
-                     " bytes is not possible; use a multiple of " +
-                     format_bytes(limits::kSegmentBytesMin) + " up to " +
-                     format_bytes(limits::kSegmentBytesMax));
-  }
-  return {};
-}
-
-PoolInfo info_of(const std::string& path, const format::PoolRecord& record) {
-  PoolInfo info;
-  info.id = record.id;
-  info.location = std::string(kLocationPrefix) + path;
-  info.shared = record.shared;
-  if (record.shared) {
-    info.io_timeout_seconds = record.lease_times.io_timeout_seconds;
-    info.watchdog_seconds = record.lease_times.watchdog_seconds;
-  }
-  info.segment_bytes = record.segment_bytes;
-  info.format_version = format::kPoolFormatVersion;
-  info.compatible_features = record.compatible_features;
-  info.read_only_compatible_features = record.read_only_compatible_features;
-  info.incompatible_features = record.incompatible_features;
-  info.created = record.created;
-  return info;
-}
 
 // Makes the pool's directory, or accepts one that holds nothing of anybody's.
 Task<Result<void>> prepare_directory(FileSystem* files, std::string path) {
@@ -102,21 +63,10 @@ Task<Result<void>> prepare_directory(FileSystem* files, std::string path) {
   co_return Result<void>{};
 }
 
-// The host that makes the pool is its first one, before anybody else can know of it.
 Task<Result<void>> write_host_leases(PoolContext* context, std::string path,
                                      format::PoolRecord record) {
-  const format::LeaseGeometry geometry;
-  const std::string space_name = record.id.to_string();
   std::vector<std::byte> area =
-      format::make_host_lease_area(geometry, space_name, record.lease_times.io_timeout_seconds);
-  if (!context->host_name.empty()) {
-    format::LeaseLeader lease =
-        format::make_host_lease(geometry, space_name, record.lease_times.io_timeout_seconds);
-    lease.owner_id = lease.owner_generation = 1;
-    lease.resource_name = context->host_name;
-    lease.timestamp = format::lease_timestamp(context->executor.boot_time());
-    format::encode_leader(lease, std::span(area).first(geometry.sector_bytes));
-  }
+      make_host_lease_content(record, context->host_name, context->executor.boot_time());
   std::string leases = join(path, kHostLeasesName);
   co_return co_await context->file_system.write_file(std::move(leases), std::move(area));
 }
@@ -149,7 +99,7 @@ Task<Result<std::unique_ptr<Pool>>> DirPool::create(PoolContext context, std::st
     co_return volumes_made.error();
   }
   format::PoolRecord record;
-  record.id = make_uuid(context.executor);
+  record.id = make_pool_id(context.executor);
   record.segment_bytes = options.segment_bytes;
   if (options.shared) {
     record.shared = true;
@@ -165,7 +115,8 @@ Task<Result<std::unique_ptr<Pool>>> DirPool::create(PoolContext context, std::st
   CO_TRY(co_await files.rename(temporary, std::move(final_path)));
   CO_TRY(co_await files.sync_directory(path));
   co_return std::unique_ptr<Pool>(
-      new DirPool(std::move(context), info_of(path, record), std::move(lock)));  // NOLINT
+      new DirPool(std::move(context), make_pool_info(std::string(kLocationPrefix) + path, record),
+                  std::move(lock)));  // NOLINT
 }
 
 Task<Result<std::unique_ptr<Pool>>> DirPool::open(PoolContext context, std::string path) {
@@ -195,7 +146,8 @@ Task<Result<std::unique_ptr<Pool>>> DirPool::open(PoolContext context, std::stri
     CO_TRY_ASSIGN(lock, co_await take_lock(&context, path));
   }
   std::unique_ptr<DirPool> pool(
-      new DirPool(std::move(context), info_of(path, *decoded), std::move(lock)));  // NOLINT
+      new DirPool(std::move(context), make_pool_info(std::string(kLocationPrefix) + path, *decoded),
+                  std::move(lock)));  // NOLINT
   co_await pool->remove_leftover_volumes();
   co_return std::unique_ptr<Pool>(std::move(pool));
 }
@@ -299,17 +251,8 @@ std::string DirPool::creating_prefix() const {
 
 // --- Leases ---
 
-// As large as the highest epoch that the volume ever had, so that the lease's version goes on.
 Task<Result<void>> DirPool::write_lease(std::string directory, VolumeId volume, Epoch epoch) {
-  const format::LeaseGeometry geometry;
-  const std::string space_name = info_.id.to_string();
-  const std::string resource_name = volume.to_string();
-  std::vector<std::byte> area = format::make_volume_lease_area(geometry, space_name, resource_name);
-  const std::span<std::byte> sector = std::span(area).first(geometry.sector_bytes);
-  CO_TRY_ASSIGN(format::LeaseLeader leader,
-                format::decode_leader(sector, format::LeaseKind::volume));
-  leader.lver = epoch.value;
-  format::encode_leader(leader, sector);
+  CO_TRY_ASSIGN(std::vector<std::byte> area, make_volume_lease_content(info_.id, volume, epoch));
   std::string path = join(directory, kVolumeLeaseName);
   co_return co_await context_.file_system.write_file(std::move(path), std::move(area));
 }
@@ -413,13 +356,7 @@ Task<Result<void>> DirPool::check_reserve(SegmentPurpose purpose, std::uint64_t 
   if (purpose == SegmentPurpose::metadata) co_return Result<void>{};
   CO_TRY_ASSIGN(const PoolSpace space, co_await this->space());
   if (has_room_for(space, purpose, wanted_bytes)) co_return Result<void>{};
-  co_return Error(ErrorCode::no_space,
-                  "the pool " + info_.location +
-                      " is full: " + format_bytes(space.available_bytes) + " of " +
-                      format_bytes(space.capacity_bytes) + " are free and " +
-                      format_bytes(space.reserve_bytes) +
-                      " are the reserve; add space, empty the trash (holdfast trash list), remove "
-                      "volumes with --now or trim in the guests");
+  co_return no_room_error(info_.location, space);
 }
 
 Task<Result<std::unique_ptr<File>>> DirPool::create_segment(SegmentId segment,

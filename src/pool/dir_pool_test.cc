@@ -301,7 +301,6 @@ TEST_F(DirPoolTest, LocationsThatMakeNoSenseAreExplained) {
   EXPECT_EQ(refusal("dir:").code(), ErrorCode::invalid_argument);
   EXPECT_EQ(refusal("dir:///").code(), ErrorCode::invalid_argument);
   EXPECT_EQ(refusal("nfs:host").code(), ErrorCode::invalid_argument);
-  EXPECT_EQ(refusal("rados:pool").code(), ErrorCode::unsupported);
   EXPECT_EQ(refusal("lun:/dev/sda").code(), ErrorCode::unsupported);
 }
 

@@ -5,11 +5,13 @@
 
 #include "base/assert.h"
 #include "pool/dir_pool.h"
+#include "pool/rados_pool.h"
 
 namespace holdfast {
 namespace {
 
 constexpr std::string_view kDirPrefix = "dir:";
+constexpr std::string_view kRadosPrefix = "rados:";
 
 // The path of a "dir:" location.
 Result<std::string> parse_location(std::string_view location) {
@@ -17,16 +19,18 @@ Result<std::string> parse_location(std::string_view location) {
     return Error(code,
                  "cannot use the location '" + std::string(location) + "': " + std::string(why));
   };
-  if (location.starts_with("rados:") || location.starts_with("lun:")) {
+  if (location.starts_with("lun:")) {
     return refuse(ErrorCode::unsupported,
-                  "this version has pools in directories only; use dir:/absolute/path");
+                  "this version has pools in directories and on Ceph only; use dir:/absolute/path "
+                  "or rados:POOL/NAMESPACE");
   }
   if (location.starts_with("/")) {
     return refuse(ErrorCode::invalid_argument,
                   "it does not say what kind of pool it is; write dir:" + std::string(location));
   }
   if (!location.starts_with(kDirPrefix)) {
-    return refuse(ErrorCode::invalid_argument, "write it as dir:/absolute/path");
+    return refuse(ErrorCode::invalid_argument,
+                  "write it as dir:/absolute/path, or rados:POOL/NAMESPACE for Ceph");
   }
   std::string_view path = location.substr(kDirPrefix.size());
   if (!path.starts_with("/")) {
@@ -66,16 +70,25 @@ Result<void> check_lease_times(std::uint32_t io_timeout_seconds, std::uint32_t w
 
 Task<Result<std::unique_ptr<Pool>>> create_pool(PoolContext context, std::string location,
                                                 PoolCreateOptions options) {
+  if (location.starts_with(kRadosPrefix)) {
+    co_return co_await RadosPool::create(std::move(context), std::move(location), options);
+  }
   CO_TRY_ASSIGN(std::string path, parse_location(location));
   co_return co_await DirPool::create(std::move(context), std::move(path), options);
 }
 
 Task<Result<std::unique_ptr<Pool>>> open_pool(PoolContext context, std::string location) {
+  if (location.starts_with(kRadosPrefix)) {
+    co_return co_await RadosPool::open(std::move(context), std::move(location));
+  }
   CO_TRY_ASSIGN(std::string path, parse_location(location));
   co_return co_await DirPool::open(std::move(context), std::move(path));
 }
 
 std::unique_ptr<Pool> view_pool(PoolInfo info, PoolContext context) {
+  if (info.location.starts_with(kRadosPrefix)) {
+    return RadosPool::view(std::move(context), std::move(info));
+  }
   HOLDFAST_ASSERT(info.location.starts_with(kDirPrefix));
   return DirPool::view(std::move(context), std::move(info));
 }

@@ -34,9 +34,10 @@ struct PoolCreateOptions {
 // invalid_argument: no pool may have these (in seconds), and what is possible.
 Result<void> check_lease_times(std::uint32_t io_timeout_seconds, std::uint32_t watchdog_seconds);
 
-// `location` is "dir:/absolute/path" (rados: and lun: are refused with a message until they exist).
-// create_pool makes the directory if needed, refuses one that holds anything, and returns it
-// opened. In a new shared pool this host is host 1, generation 1, from now on.
+// `location` is "dir:/absolute/path" or "rados:POOL[/NAMESPACE][?conf=FILE&id=NAME&keyring=FILE]"
+// (lun: is refused with a message until it exists). create_pool makes the directory if needed,
+// refuses one that holds anything, and returns it opened. Pools on Ceph are always shared ones. In
+// a new shared pool this host is host 1, generation 1, from now on.
 Task<Result<std::unique_ptr<Pool>>> create_pool(PoolContext context, std::string location,
                                                 PoolCreateOptions options);
 // Takes the pool's lock: busy, with the holder, when another daemon has it. An unknown incompatible

@@ -34,6 +34,8 @@ class PoolHarness {
   virtual Pool& pool() = 0;
   // Closes the pool and opens it again. Nothing of the old object may be alive.
   virtual void reopen() = 0;
+  // Whether it can keep space for a volume beforehand.
+  virtual bool has_spares() const { return true; }
   // Drives the executor until the predicate holds; fails the test when it never does.
   virtual void run_until(const std::function<bool()>& done) = 0;
 };
@@ -444,6 +446,7 @@ TEST_P(PoolContract, CloneMarksAreKeptBesideTheParent) {
 // --- Spares ---
 
 TEST_P(PoolContract, SparesAreCountedListedAndRemoved) {
+  if (!harness_->has_spares()) GTEST_SKIP() << "the pool keeps no space beforehand";
   ASSERT_TRUE(create(1, "one").ok());
   ASSERT_TRUE(create(2, "two").ok());
   const VolumeId volume = id_of(1);
@@ -470,6 +473,7 @@ TEST_P(PoolContract, SparesAreCountedListedAndRemoved) {
 }
 
 TEST_P(PoolContract, ASegmentIsMadeOfASpareAndBecomesOneAgain) {
+  if (!harness_->has_spares()) GTEST_SKIP() << "the pool keeps no space beforehand";
   ASSERT_TRUE(create(1, "one").ok());
   const VolumeId volume = id_of(1);
   ASSERT_TRUE(run(pool().create_spare(volume)).ok());
@@ -506,6 +510,7 @@ TEST_P(PoolContract, ASegmentIsMadeOfASpareAndBecomesOneAgain) {
 }
 
 TEST_P(PoolContract, ATrimmedSegmentIsNotGuaranteedUntilItIsRecycled) {
+  if (!harness_->has_spares()) GTEST_SKIP() << "the pool keeps no space beforehand";
   ASSERT_TRUE(create(1, "one").ok());
   const SegmentId segment = segment_of(id_of(1), 1, 1);
   { const auto file = new_segment(segment); }
@@ -523,6 +528,18 @@ TEST_P(PoolContract, ATrimmedSegmentIsNotGuaranteedUntilItIsRecycled) {
   const AlignedBuffer data(4096);
   std::memset(data.data(), 0x11, data.size());
   EXPECT_EQ(io(**file, FileOperation::write, kContractSegmentBytes - 4096, data.span()), 0);
+}
+
+TEST_P(PoolContract, APoolThatKeepsNoSpaceBeforehandSaysSo) {
+  if (harness_->has_spares()) GTEST_SKIP() << "it does";
+  ASSERT_TRUE(create(1, "one").ok());
+  const SegmentId segment = segment_of(id_of(1), 1, 1);
+  { const auto file = new_segment(segment); }
+  EXPECT_EQ(code_of(run(pool().create_spare(id_of(1)))), ErrorCode::unsupported);
+  EXPECT_EQ(code_of(run(pool().recycle_segment(segment))), ErrorCode::unsupported);
+  EXPECT_TRUE(run(pool().list_spares(id_of(1))).value().empty());
+  EXPECT_EQ(run(pool().count_segment_files(id_of(1))).value().guaranteed(), 0u);
+  EXPECT_EQ(code_of(run(pool().list_spares(id_of(7)))), ErrorCode::not_found);
 }
 
 // --- Adoption ---
@@ -566,6 +583,7 @@ TEST_P(PoolContract, AnAdoptedSegmentIsThereWhenItsFirstOwnerIsGone) {
 }
 
 TEST_P(PoolContract, ASegmentOfTwoVolumesIsNoSpareOfEither) {
+  if (!harness_->has_spares()) GTEST_SKIP() << "the pool keeps no space beforehand";
   ASSERT_TRUE(create(1, "one").ok());
   ASSERT_TRUE(create(2, "two").ok());
   const SegmentId first = segment_of(id_of(1), 1, 1);
@@ -584,6 +602,7 @@ TEST_P(PoolContract, ASegmentOfTwoVolumesIsNoSpareOfEither) {
 }
 
 TEST_P(PoolContract, ACopyHasAllTheSpaceOfASegment) {
+  if (!harness_->has_spares()) GTEST_SKIP() << "the pool keeps no space beforehand";
   ASSERT_TRUE(create(1, "one").ok());
   ASSERT_TRUE(create(2, "two").ok());
   const SegmentId from = segment_of(id_of(1), 1, 1);
@@ -595,6 +614,7 @@ TEST_P(PoolContract, ACopyHasAllTheSpaceOfASegment) {
 }
 
 TEST_P(PoolContract, PreallocationShowsItsProgressStopsAndGoesOn) {
+  if (!harness_->has_spares()) GTEST_SKIP() << "the pool keeps no space beforehand";
   ASSERT_TRUE(create(1, "one").ok());
   const VolumeId volume = id_of(1);
   { const auto file = new_segment(segment_of(volume, 1, 1)); }

@@ -186,7 +186,7 @@ Task<void> MainLog::create_spare() {
 std::uint32_t MainLog::pad_blocks(const LogRecord& record) const {
   const std::uint32_t end = record.block_index + record.used_blocks;
   if (appends_since_flush_ > kRecentFlushAppends || record.segment != current_ ||
-      end <= converted_blocks_) {
+      end <= converted_blocks_ || !record.segment->file->is_faster_once_written()) {
     return 0;
   }
   return std::min(limits::kZeroAheadBlocks, options_.segment_blocks - end);

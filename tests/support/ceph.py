@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A Ceph of one node on 127.0.0.1: a monitor and one OSD that keeps everything in memory.
+"""A Ceph of one node on 127.0.0.1: a monitor, OSDs that keep everything in memory, and a manager
+where a test wants to know about space.
 
 Run as a program, it writes the streams that the unit tests read:
   python3 -B tests/support/ceph.py write_streams DIRECTORY
 """
 
+import json
 import shutil
 import socket
-import subprocess
 import sys
 import tempfile
 import time
@@ -29,9 +30,9 @@ public addr = 127.0.0.1
 cluster addr = 127.0.0.1
 public network = 127.0.0.0/8
 cluster network = 127.0.0.0/8
-auth cluster required = none
-auth service required = none
-auth client required = none
+auth cluster required = {auth}
+auth service required = {auth}
+auth client required = {auth}
 run dir = {directory}
 admin socket = {directory}/$name.asok
 pid file = {directory}/$name.pid
@@ -41,9 +42,14 @@ keyring = {directory}/keyring
 setuser =
 setgroup =
 mon data = {directory}/mon
-osd data = {directory}/osd
+osd data = {directory}/$name
 osd objectstore = memstore
-memstore device bytes = 2147483648
+osd fast shutdown = false
+memstore device bytes = {device_bytes}
+mgr data = {directory}/$name
+mgr stats period = 1
+mgr tick period = 1
+mon cpu threads = 1
 osd pool default size = 1
 osd pool default min size = 1
 osd pool default pg num = 8
@@ -64,17 +70,17 @@ plugin dir = /usr/lib/ceph
 """
 
 
-def missing():
+def missing(*more):
     """What of Ceph is not installed; empty: nothing."""
-    return [name for name in ("ceph-mon", "ceph-osd", "monmaptool", "rbd", "ceph")
+    return [name for name in ("ceph-mon", "ceph-osd", "monmaptool", "rbd", "ceph", *more)
             if shutil.which(name) is None]
 
 
-def require():
+def require(*more):
     """Skips the test where there is no Ceph."""
-    if missing():
+    if missing(*more):
         raise unittest.SkipTest(
-            f"{', '.join(missing())} is not installed (tools/install_packages test)")
+            f"{', '.join(missing(*more))} is not installed (tools/install_packages test)")
 
 
 def free_port():
@@ -86,46 +92,104 @@ def free_port():
 class Ceph:
     """Its files are in a directory below `directory`; end() stops what start() started."""
 
-    def __init__(self, directory):
+    def __init__(self, directory, osds=1, with_manager=False, with_keys=False, device_bytes=2**31):
         self.directory = Path(directory) / "ceph"
         self.configuration = self.directory / "ceph.conf"
-        self.processes = []
+        self.osd_count = osds
+        self.with_manager = with_manager
+        self.with_keys = with_keys  # clients and daemons prove who they are (cephx)
+        self.device_bytes = device_bytes
+        self.monitor = self.manager = None
+        self.osds = []
 
     def start(self, timeout_seconds=60):
         self.directory.mkdir()
-        (self.directory / "osd").mkdir()
         fsid = str(uuid.uuid4())
         port = free_port()
-        self.configuration.write_text(
-            CONFIGURATION.format(fsid=fsid, port=port, directory=self.directory))
+        self.configuration.write_text(CONFIGURATION.format(
+            fsid=fsid, port=port, directory=self.directory, device_bytes=self.device_bytes,
+            auth="cephx" if self.with_keys else "none"))
         monmap = self.directory / "monmap"
         programs.run("monmaptool", "--create", "--fsid", fsid, "--addv", "a",
                      f"[v2:127.0.0.1:{port}]", monmap)
-        programs.run("ceph-mon", "-c", self.configuration, "--mkfs", "-i", "a", "--monmap", monmap)
-        self._spawn("ceph-mon", "-i", "a")
-        osd_uuid = str(uuid.uuid4())
-        self.ceph("osd", "new", osd_uuid, "0", timeout=timeout_seconds)
-        programs.run("ceph-osd", "-c", self.configuration, "-i", "0", "--mkfs", "--osd-uuid",
-                     osd_uuid)
-        self._spawn("ceph-osd", "-i", "0")
-        self.ceph("osd", "crush", "add", "osd.0", "1", "host=here", "root=default")
+        keys = self._make_keys() if self.with_keys else []
+        programs.run("ceph-mon", "-c", self.configuration, "--mkfs", "-i", "a", "--monmap", monmap,
+                     *keys)
+        self.start_monitor()
+        for number in range(self.osd_count):
+            self._make_osd(number, timeout_seconds)
+        if self.with_manager:
+            self._make_manager()
         self.ceph("osd", "pool", "create", POOL, "8", "8")
-        programs.wait_until(lambda: "1 up" in self.ceph("osd", "stat").stdout, timeout_seconds,
-                            "the OSD to be up")
+        programs.wait_until(
+            lambda: f"{self.osd_count} up" in self.ceph("osd", "stat").stdout, timeout_seconds,
+            "the OSDs to be up")
         self.rbd("pool", "init", POOL, timeout=timeout_seconds)
+        if self.with_manager:
+            programs.wait_until(lambda: self.free_bytes(POOL), timeout_seconds,
+                                "the manager to tell the free space", step_seconds=0.2)
         return self
 
-    def _spawn(self, program, *arguments):
-        log = open(self.directory / f"{program}.out", "ab")  # closed with the process's own copy
+    def _make_keys(self):
+        keyring = self.directory / "keyring"
+        everything = [word for part in ("mon", "osd", "mgr") for word in ("--cap", part, "allow *")]
+        programs.run("ceph-authtool", "--create-keyring", keyring)
+        for name in ["mon.", "client.admin", "mgr.x",
+                     *(f"osd.{number}" for number in range(self.osd_count))]:
+            programs.run("ceph-authtool", keyring, "--gen-key", "-n", name, *everything)
+        return ["--keyring", keyring]
+
+    def _make_osd(self, number, timeout_seconds):
+        (self.directory / f"osd.{number}").mkdir()
+        osd_uuid = str(uuid.uuid4())
+        self.ceph("osd", "new", osd_uuid, str(number), timeout=timeout_seconds)
+        programs.run("ceph-osd", "-c", self.configuration, "-i", number, "--mkfs", "--osd-uuid",
+                     osd_uuid)
+        self.osds.append(None)
+        self.start_osd(number)
+        self.ceph("osd", "crush", "add", f"osd.{number}", "1", "host=here", "root=default")
+
+    def _make_manager(self):
+        (self.directory / "mgr.x").mkdir()
+        self.manager = self._spawn("ceph-mgr", "x")
+
+    def start_monitor(self):
+        self.monitor = self._spawn("ceph-mon", "a")
+
+    def start_osd(self, number=0):
+        """What an OSD has in memory survives only an orderly stop."""
+        self.osds[number] = self._spawn("ceph-osd", number)
+
+    def stop_osd(self, number=0):
+        self.osds[number].terminate()
+        self.osds[number].wait(60)
+
+    def _spawn(self, program, name):
+        log = open(self.directory / f"{program}.{name}.out", "ab")  # closed with its own copy
         with log:
-            self.processes.append(programs.start(
-                [program, "-f", "-c", self.configuration, *arguments], stdout=log, stderr=log))
+            return programs.start([program, "-f", "-c", self.configuration, "-i", name],
+                                  stdout=log, stderr=log)
 
     def end(self):
-        for process in reversed(self.processes):
-            process.kill()
-            process.wait()
-        self.processes.clear()
+        for process in [self.manager, *reversed(self.osds), self.monitor]:
+            if process is not None:
+                process.kill()
+                process.wait()
+        self.manager = self.monitor = None
+        self.osds = []
+
+    def create_pool(self, name, pgs=8):
+        self.ceph("osd", "pool", "create", name, pgs, pgs)
+        self.ceph("osd", "pool", "application", "enable", name, "holdfast")
+
+    def free_bytes(self, pool):
+        """As `ceph df` has it; None: not known yet."""
+        pools = json.loads(self.ceph("df", "--format", "json").stdout)["pools"]
+        return next((each["stats"]["max_avail"] for each in pools if each["name"] == pool), None)
+
+    def rados(self, *arguments, timeout=60, **options):
+        return programs.run("rados", "-c", self.configuration, *arguments, timeout=timeout,
+                            **options)
 
     def ceph(self, *arguments, timeout=60):
         return programs.run("ceph", "-c", self.configuration, *arguments, timeout=timeout)
