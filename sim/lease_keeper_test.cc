@@ -91,6 +91,10 @@ class LeaseKeeperTest : public testing::Test {
     machine.files.reset();
     machine.host.reset();
   }
+  void break_storage(Machine& machine) {
+    machine.faults.enabled = true;
+    machine.faults.options.read_error_chance = machine.faults.options.write_error_chance = 1.0;
+  }
   VolumeId make_volume(Machine& machine, unsigned number = 1) {
     VolumeRecord record;
     record.id.bytes[0] = static_cast<std::byte>(number);
@@ -175,8 +179,7 @@ TEST_F(LeaseKeeperTest, AHostThatCannotRenewStopsInTimeAndGoesOnIfNobodyTookItsV
   Machine& a = join("a");
   const VolumeId volume = make_volume(a);
   const AcquireAnswer owned = acquire(a, volume);
-  a.faults.enabled = true;
-  a.faults.options.read_error_chance = a.faults.options.write_error_chance = 1.0;
+  break_storage(a);
   pass(8 * kTimeout * 1s);
   EXPECT_FALSE(holds(a, owned));
   EXPECT_FALSE(owned.fence->is_lost());
@@ -196,8 +199,7 @@ TEST_F(LeaseKeeperTest, AHostThatComesBackTooLateFindsItsVolumeFencedAndItsOther
   const AcquireAnswer owned = acquire(a, volume);
   const AcquireAnswer kept = acquire(a, other);
   Machine& b = join("b");
-  a.faults.enabled = true;
-  a.faults.options.read_error_chance = a.faults.options.write_error_chance = 1.0;
+  break_storage(a);
   AcquireAnswer taken;
   while (taken.fence == nullptr) {
     pass(500ms);
@@ -323,10 +325,6 @@ class LeaseSharingTest : public LeaseKeeperTest {
     std::vector<std::byte> root(4096);
     ASSERT_TRUE(
         run(machine.pool->publish_root(RootId{volume, epoch, 0}, std::move(root), epoch)).ok());
-  }
-  void break_storage(Machine& machine) {
-    machine.faults.enabled = true;
-    machine.faults.options.read_error_chance = machine.faults.options.write_error_chance = 1.0;
   }
 };
 

@@ -74,13 +74,15 @@ Task<Result<void>> Host::start() {
               configured.name + ")");
     }
   }
+  const auto host_in = [&saved](const std::string& pool) {
+    return std::find_if(saved.hosts.begin(), saved.hosts.end(),
+                        [&](const SavedHost& host) { return host.pool == pool; });
+  };
   for (const PoolLocation& pool : saved.pools) {
     auto entry = std::make_unique<PoolEntry>();
     entry->name = pool.name;
     entry->location = pool.location;
-    const auto saved_host =
-        std::find_if(saved.hosts.begin(), saved.hosts.end(),
-                     [&](const SavedHost& host) { return host.pool == pool.name; });
+    const auto saved_host = host_in(pool.name);
     if (saved_host != saved.hosts.end() && saved_host->boot_id == environment_.boot_id &&
         saved_host->host_name == environment_.host_name) {
       entry->identity = saved_host->identity;
@@ -97,9 +99,7 @@ Task<Result<void>> Host::start() {
     attachment->mode = attached.mode;
     attachment->shared_since = Epoch{attached.shared_since};
     // A machine that only reads knows nothing any more after this host was started again.
-    const auto saved_host =
-        std::find_if(saved.hosts.begin(), saved.hosts.end(),
-                     [&](const SavedHost& host) { return host.pool == attached.pool; });
+    const auto saved_host = host_in(attached.pool);
     const bool is_new_boot =
         saved_host != saved.hosts.end() && saved_host->boot_id != environment_.boot_id;
     attachment->was_served_before =

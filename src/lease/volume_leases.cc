@@ -23,6 +23,16 @@ Error area_error(const std::string& what, const VolumeId& volume, int error) {
                                             volume.to_string() + ": " + std::strerror(error));
 }
 
+// Of a lease that its owner lets go of.
+LeaseLeader freed(LeaseLeader leader, HostIdentity owner, std::uint64_t timestamp) {
+  leader.timestamp = 0;
+  leader.short_hold = false;
+  leader.write_id = owner.host_id;
+  leader.write_generation = owner.generation;
+  leader.write_timestamp = timestamp;
+  return leader;
+}
+
 std::string text_of(const LeaseHolder& holder) {
   return holder.host_name.empty() ? "host id " + std::to_string(holder.host.host_id)
                                   : "host " + holder.host_name;
@@ -302,12 +312,8 @@ Task<Result<void>> LeaseKeeper::let_go(Area& area, HostIdentity self) {
   const bool is_ours =
       leader.owner_id == self.host_id && leader.owner_generation == self.generation;
   if (!is_ours || leader.timestamp == 0 || self_ != self) co_return Result<void>{};
-  leader.timestamp = 0;
-  leader.short_hold = false;
-  leader.write_id = self.host_id;
-  leader.write_generation = self.generation;
-  leader.write_timestamp = seconds();
-  co_return co_await write_leader(area, leader);
+  const LeaseLeader free = freed(leader, self, seconds());
+  co_return co_await write_leader(area, free);
 }
 
 // --- Sharing ---
@@ -344,14 +350,9 @@ Task<Result<void>> LeaseKeeper::begin_sharing(Held& held) {
   own->shared_generation = self.generation;
   own->released = true;
   CO_TRY(co_await write_block(area, self, *own));
-  LeaseLeader leader = held.leader;
-  leader.timestamp = 0;
-  leader.short_hold = false;
-  leader.write_id = self.host_id;
-  leader.write_generation = self.generation;
-  leader.write_timestamp = seconds();
-  CO_TRY(co_await write_leader(area, leader));
-  held.leader = leader;
+  const LeaseLeader free = freed(held.leader, self, seconds());
+  CO_TRY(co_await write_leader(area, free));
+  held.leader = free;
   co_return Result<void>{};
 }
 

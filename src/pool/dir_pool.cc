@@ -612,12 +612,7 @@ Task<Result<VolumeRecord>> DirPool::read_record(VolumeId volume, std::string nam
                                             stored.id.to_string() +
                                             "; give the directory its old name");
   }
-  VolumeRecord record;
-  record.id = stored.id;
-  record.name = stored.name;
-  record.thick = stored.thick;
-  record.created = stored.created;
-  co_return record;
+  co_return make_volume_record(stored);
 }
 
 Task<Result<void>> DirPool::write_record(std::string directory, std::string name,

@@ -47,6 +47,15 @@ PoolInfo make_pool_info(std::string location, const format::PoolRecord& record) 
   return info;
 }
 
+VolumeRecord make_volume_record(const format::StoredVolumeRecord& stored) {
+  VolumeRecord record;
+  record.id = stored.id;
+  record.name = stored.name;
+  record.thick = stored.thick;
+  record.created = stored.created;
+  return record;
+}
+
 Error no_room_error(const std::string& location, const PoolSpace& space) {
   return Error(ErrorCode::no_space,
                "the pool " + location + " is full: " + format_bytes(space.available_bytes) +

@@ -8,6 +8,7 @@
 #include "base/limits.h"
 #include "format/pool_record.h"
 #include "pool/dir_layout.h"
+#include "pool/new_pool.h"
 
 namespace holdfast::rados_layout {
 namespace {
@@ -191,12 +192,7 @@ Result<VolumeRecord> decode_record(const VolumeId& volume, std::span<const std::
     return Error(ErrorCode::corrupt, "the record of volume " + volume.to_string() +
                                          " is that of volume " + stored.id.to_string());
   }
-  VolumeRecord record;
-  record.id = stored.id;
-  record.name = stored.name;
-  record.thick = stored.thick;
-  record.created = stored.created;
-  return record;
+  return make_volume_record(stored);
 }
 
 std::vector<std::byte> encode_trashed(const TrashedVolume& trashed) {
